@@ -1,0 +1,1 @@
+"""Compose, time, record and resume measured runs."""

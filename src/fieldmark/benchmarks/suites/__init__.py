@@ -1,0 +1,1 @@
+"""One file a suite: a function that returns its runs."""

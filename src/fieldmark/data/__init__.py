@@ -1,0 +1,1 @@
+"""Image tables, masks, foregrounds, backgrounds, compositing and leakage."""

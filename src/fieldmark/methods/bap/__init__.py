@@ -1,0 +1,1 @@
+"""Background-invariant anchor pre-training (BAP): anchors, alignment, controls."""

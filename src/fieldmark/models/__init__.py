@@ -1,0 +1,1 @@
+"""Encoders behind one contract, prompts, cached embedding and checkpoints."""

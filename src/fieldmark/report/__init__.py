@@ -1,0 +1,1 @@
+"""Tables, figures and pages, drawn from records alone, never from a model."""
