@@ -1,1 +1,1 @@
-"""Errors, names, seeds, atomic writes, fetching and records: the layer under everything, no torch."""
+"""Errors, names, seeds, atomic writes, fetching and records; no torch."""

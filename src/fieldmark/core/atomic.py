@@ -18,8 +18,8 @@ from fieldmark.core.errors import FieldmarkError
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its place when the block ends well.
 
-    The temporary file carries the suffix of `path`, is flushed to disk before the rename, and is removed when
-    the block raises, so `path` is either what it was or the whole new file.
+    The temporary file carries the suffix of `path`, is flushed to disk before the rename, and is
+    removed when the block raises, so `path` is either what it was or the whole new file.
 
     Raises:
         FieldmarkError: the file cannot be written (a full disk, no permission).

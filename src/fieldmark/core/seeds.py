@@ -1,7 +1,8 @@
 """One seed in, named generators out.
 
-Each use of chance has a name ("composites", "probe") and draws from a stream of its own, so that adding a
-draw in one place changes nothing in another, and a resumed run draws what the uninterrupted one would have.
+Each use of chance has a name ("composites", "probe") and draws from a stream of its own, so that
+adding a draw in one place changes nothing in another, and a resumed run draws what the
+uninterrupted one would have.
 """
 
 from __future__ import annotations
