@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from fieldmark.core.errors import FieldmarkError
 
 
@@ -45,7 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         part.chmod(0o666 & ~_umask())
         part.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise _unwritable(path, error) from error
     finally:
         part.unlink(missing_ok=True)
@@ -57,8 +59,8 @@ def _umask() -> int:
     return mask
 
 
-def _unwritable(path: Path, error: OSError) -> FieldmarkError:
-    reason = error.strerror or str(error)
+def _unwritable(path: Path, error: Exception) -> FieldmarkError:
+    reason = getattr(error, "strerror", None) or str(error)
     return FieldmarkError(
         f"cannot be written ({reason})", where=path, mend="free some space or choose another --out"
     )

@@ -1,0 +1,54 @@
+"""The options that several verbs share, spelled alike in all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="Encoder: open_clip:ARCH/TAG, hf:ORG/REPO, local-dir:PATH, packaged:NAME, "
+        "or the folder of a run.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="Images with labels: a CSV or Parquet table, a folder of folders, a built data set, "
+        "or the name of a data set.",
+        show_default=False,
+    ),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", help="Folder that a table's paths, or a data set's files, lie in."),
+]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", help="Folder for the run; must not exist or be empty.", show_default=False
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="The one seed of the run.")]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, help="How many seeds: 0, 1, ...")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run in --out.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="YAML file of settings.", show_default=False)
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="One setting, key=value; may be repeated.", show_default=False),
+]
+SkipUnreadable = Annotated[
+    bool,
+    typer.Option(
+        "--skip-unreadable", help="Leave out images that cannot be read, and record which."
+    ),
+]
