@@ -42,6 +42,7 @@ class Request:
         backgrounds: scenes (`read_backgrounds`).
         images: folder of the images that a COCO file names, or None.
         guard: table of evaluation images that training material must not occur in, or None.
+        guard_splits: its splits; by default all whose name does not start with "train".
         method: a key of `METHODS`.
         masks: `none`, or how masks are spoilt (BAP I.2).
         config: settings.
@@ -53,6 +54,7 @@ class Request:
     backgrounds: Path
     images: Path | None = None
     guard: Path | None = None
+    guard_splits: tuple[str, ...] = ()
     method: str = "bap"
     masks: Degradation = "none"
     config: BapConfig
@@ -72,6 +74,7 @@ class Request:
         return {
             "model": self.model,
             **paths,
+            "guard_splits": list(self.guard_splits),
             "method": self.method,
             "masks": self.masks,
             "config": self.config.model_dump(mode="json"),
@@ -149,8 +152,12 @@ def _read(request: Request) -> tuple[Foregrounds, Backgrounds]:
         require_per_class(foregrounds)
     if request.guard is not None:
         table = read_table(request.guard)
-        check_leakage(foregrounds, evaluation=table, what="foreground")
-        check_leakage(backgrounds, evaluation=table, what="background")
+        names = request.guard_splits or tuple(
+            name for name in dict.fromkeys(table.splits or ()) if not name.startswith("train")
+        )
+        for split in [table.select(name) for name in names] if table.splits else [table]:
+            check_leakage(foregrounds, split, what="foreground")
+            check_leakage(backgrounds, split, what="background")
     return foregrounds, backgrounds
 
 

@@ -42,6 +42,12 @@ def bap(
         Path | None,
         typer.Option(help="Table of evaluation images; training material found in it is refused."),
     ] = None,
+    guard_split: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A split of --guard; may be repeated. Default: all but train.", show_default=False
+        ),
+    ] = None,
     method: Annotated[str, typer.Option(help=", ".join(METHOD_NAMES))] = "bap",
     preset: Annotated[str, typer.Option(help=", ".join(PRESETS))] = "paper",
     masks: Annotated[Degradation, typer.Option(help="Spoil the masks (BAP I.2).")] = "none",
@@ -65,6 +71,7 @@ def bap(
         backgrounds=backgrounds,
         images=images,
         guard=guard,
+        guard_splits=tuple(guard_split or ()),
         method=method,
         masks=masks,
         config=settings,

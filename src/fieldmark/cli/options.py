@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -51,4 +51,9 @@ SkipUnreadable = Annotated[
     typer.Option(
         "--skip-unreadable", help="Leave out images that cannot be read, and record which."
     ),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images in one forward.")]
+PrecisionName = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    typer.Option("--precision", help="Of the weights; auto is bf16 where the device has it."),
 ]

@@ -1,11 +1,12 @@
 """The one contract between fieldmark and the libraries that hold models.
 
-It has the fewest primitives that every method needs (design section 3): embeddings of images and of texts, the
-token stream taken apart (`tokens`, `run`, `pool`) so that token removal is plain indexing, the queries, keys
-and values of the last attention, and the image tower as an ordinary `torch.nn.Module` to train.
+It has the fewest primitives that every method needs (design section 3): embeddings of images and
+of texts, the token stream taken apart (`tokens`, `run`, `pool`) so that token removal is plain
+indexing, the queries, keys and values of the last attention, and the image tower as an ordinary
+`torch.nn.Module` to train.
 
-Shape letters: B images, C channels, H and W pixels, S the side of the model's input, T texts, D embedding
-dimensions, N tokens, R regions.
+Shape letters: B images, C channels, H and W pixels, S the side of the model's input, T texts,
+D embedding dimensions, N tokens, R regions.
 """
 
 from __future__ import annotations
@@ -30,16 +31,18 @@ class EncoderSpec:
     Attributes:
         uri: the name it was loaded by, loadable again.
         dim: D, the size of an embedding.
-        image_size: S, the side of the square input in pixels (for NaFlex the side of its largest square).
+        image_size: S, the side of the square input in pixels (for NaFlex of its largest square).
         mean: channel means in [0, 1] that the checkpoint was trained with.
         std: channel standard deviations in [0, 1].
         interpolation: how pixels are resampled.
-        resize: `shortest` side to S then centre crop, `squash` to S x S, `longest` side to S then pad, `naflex`.
+        resize: `shortest` side to S then centre crop, `squash` to S x S, `longest` side to S then
+            pad, or `naflex`: its own aspect with no more patches than S x S has.
         grid: rows and columns of the token grid.
         pooling: `cls` token, attention pooling (`map`), `mean` of tokens, or a `conv` tower.
         logit_scale: the learned scale of the logits, already exponentiated.
         logit_bias: the learned bias of the logits (0 for CLIP).
-        fingerprint: SHA-256 over the weights, 64 hexadecimal digits.
+        fingerprint: SHA-256 over the weights of both towers as they are now, type included,
+            64 hexadecimal digits.
     """
 
     uri: str
@@ -60,8 +63,9 @@ class Tokens(NamedTuple):
     """The token stream of a batch before the first block.
 
     Attributes:
-        values: (B,N,C). The first `prefix` tokens belong to no patch. Position embeddings are already added,
-            so a token can be removed by indexing.
+        values: (B,N,C). The first `prefix` tokens belong to no patch. Position embeddings are
+            already added (a conv tower appends each cell's row and column as two more channels),
+            so a token can be removed by indexing before `run`.
         prefix: how many leading tokens are CLS or register tokens.
         grid: rows and columns of the full patch grid, whether or not tokens have been removed.
     """
@@ -72,10 +76,12 @@ class Tokens(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """The last attention that forms the embedding: of the CLS query, or of the attention-pooling head.
+    """The last attention that forms the embedding.
+
+    Of the CLS query, of the attention-pooling head, or of all patches where the tower averages.
 
     Attributes:
-        query: (B,heads,Q,d).
+        query: (B,heads,Q,d), before scaling.
         key: (B,heads,N,d).
         value: (B,heads,N,d).
         weight: (B,heads,Q,N), softmax over N.
@@ -106,15 +112,23 @@ class Encoder(Protocol):
 
     @property
     def image_tower(self) -> nn.Module:
-        """The trainable module: normalised float (B,3,S,S) in, embeddings (B,D) out, not yet of unit norm."""
+        """The trainable module: normalised float (B,3,S,S) to embeddings (B,D), not of unit norm.
+
+        It shares its weights with the encoder. A deep copy of it can be trained by itself;
+        `models.adapter.replace_image_tower` puts trained weights back.
+        """
         ...
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """Resize and crop one RGB image as this checkpoint wants it: uint8 (3,S,S)."""
+        """Resize and crop one RGB image as this checkpoint wants it: uint8 (3,S,S).
+
+        Where `spec.resize` is `naflex` an image that is no square gives (3,H,W), both sides whole
+        patches, and a batch can hold only images of one such size.
+        """
         ...
 
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
-        """Embed images, differentiably: uint8 or normalised float (B,3,S,S) to float32 (B,D) of unit norm."""
+        """Embed images, differentiably: uint8 or normalised float (B,3,S,S) to float32 (B,D)."""
         ...
 
     def encode_text(self, texts: list[str]) -> Tensor:
@@ -134,7 +148,7 @@ class Encoder(Protocol):
         ...
 
     def last_attention(self, tokens: Tokens) -> Attention:
-        """Return the attention that forms the embedding.
+        """Return the attention that forms the embedding, given the tokens before the first block.
 
         Raises:
             UnsupportedEncoderError: a conv tower has none; the message names what would work.
@@ -142,17 +156,17 @@ class Encoder(Protocol):
         ...
 
     def encode_regions(self, image_BCHW: Tensor, boxes: list[Tensor]) -> list[Tensor]:
-        """Embed boxes (R_i,4; x0 y0 x1 y1 in pixels of the input) of each image: a list of (R_i,D), unit norm."""
+        """Embed boxes of each image: (R_i,4) x0 y0 x1 y1 in pixels of the input to unit (R_i,D)."""
         ...
 
     def place(
         self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Encoder:
-        """Return an independent copy of this encoder on a device, with its weights cast to `dtype`."""
+        """Return an independent copy on a device, its weights cast to `dtype`."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write the whole model so that the library that it came from loads it without fieldmark."""
+        """Write the whole model so that its own library loads it without fieldmark."""
         ...
 
 

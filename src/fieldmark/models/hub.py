@@ -1,0 +1,91 @@
+"""Find a file in the Hugging Face cache or on the hub, or say exactly how to supply it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+from fieldmark.core.errors import FetchError
+
+
+def fetch_hub_file(repo: str, names: tuple[str, ...], *, hint: str = "") -> Path:
+    """Return the local path of the first of `names` that a hub repository has.
+
+    The local cache is asked first, so nothing is requested for a file that is there.
+
+    Args:
+        repo: `org/repo`.
+        names: file names, the wanted one first.
+        hint: a local name that would do as well, for the message.
+
+    Raises:
+        FetchError: none can be had; the message names the file and three ways to supply it.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    for name in names:
+        cached = huggingface_hub.try_to_load_from_cache(repo, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    if is_offline():
+        raise missing_file(repo, names[0], reason="the hub cannot be reached", hint=hint)
+    reason = "not in the repository"
+    for name in names:
+        try:
+            return Path(huggingface_hub.hf_hub_download(repo, name))
+        except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+            reason = str(error).strip().splitlines()[0][:160]
+    raise missing_file(repo, names[0], reason=reason, hint=hint)
+
+
+def is_offline() -> bool:
+    """Say whether the hub cannot be reached, or must not be (HF_HUB_OFFLINE)."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return True
+    if urllib.request.getproxies():
+        return False
+    # One look-up here saves the hub client's half a minute of retries.
+    host = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        return True
+    return False
+
+
+def fetch_tokenizer(repo: str) -> Path:
+    """Return a local folder with the tokenizer files of a hub repository.
+
+    Raises:
+        FetchError: they cannot be had.
+    """
+    import huggingface_hub
+
+    folder = fetch_hub_file(repo, ("tokenizer_config.json",)).parent
+    if is_offline():
+        return folder
+    patterns = ["*.json", "*.model", "*.txt"]
+    return Path(huggingface_hub.snapshot_download(repo, allow_patterns=patterns))
+
+
+def missing_file(repo: str, name: str, *, reason: str, hint: str = "") -> FetchError:
+    """Return the error for a hub file that cannot be had.
+
+    Example:
+        >>> print(missing_file("org/repo", "model.safetensors", reason="the hub cannot be reached"))
+        org/repo/model.safetensors: cannot be fetched (the hub cannot be reached); fill the cache on
+        a connected machine with `hf download org/repo` and copy it here (HF_HOME=...), or give a
+        folder that holds the model as local-dir:PATH, or use packaged:dinov2-small
+    """
+    local = hint or "local-dir:PATH"
+    return FetchError(
+        f"cannot be fetched ({reason})",
+        where=f"{repo}/{name}",
+        mend=f"fill the cache on a connected machine with `hf download {repo}` and copy it here "
+        f"(HF_HOME=...), or give a folder that holds the model as {local}, "
+        "or use packaged:dinov2-small",
+    )

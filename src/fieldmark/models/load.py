@@ -1,0 +1,125 @@
+"""From a name to an encoder.
+
+open_clip:ViT-B-16/laion2b_s34b_b88k    a built-in architecture and a tag of weights; `,` for `/`
+                                        works too, and `open_clip:` may be left out
+hf-hub:org/repo                         a hub repository in open_clip's layout
+local-dir:PATH                          the same in a folder
+hf:org/repo, hf:PATH                    a transformers model (CLIP, SigLIP, SigLIP 2 NaFlex)
+packaged:dinov2-small                   an encoder that travels in a package; no network after
+PATH                                    a run directory (run.json and encoder/) or a model's folder
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from fieldmark.core.errors import InputError, UnknownNameError
+from fieldmark.models.device import pick_device, pick_dtype
+from fieldmark.models.encoder import Encoder
+
+SCHEMES = ("open_clip", "hf-hub", "local-dir", "hf", "packaged")
+
+
+def load_encoder(
+    uri: str, *, device: torch.device | str = "auto", precision: str = "fp32"
+) -> Encoder:
+    """Load an encoder by its name.
+
+    Args:
+        uri: see the head of this file.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: of the weights: `fp32`, `bf16`, `fp16`, or `auto` for bf16 where it is fast.
+
+    Raises:
+        UnknownNameError: the name is none; the message lists what is known.
+        FetchError: weights cannot be had.
+        InputError: a folder that holds no usable model.
+
+    Example:
+        >>> load_encoder("packaged/dinov2-small")
+        Traceback (most recent call last):
+        ...
+        fieldmark.core.errors.UnknownNameError: unknown open_clip model 'packaged'; known: EVA...
+    """
+    chosen = pick_device(device)
+    dtype = pick_dtype(precision, device=chosen)
+    encoder = _load(uri.strip())
+    if chosen.type == "cpu" and dtype == torch.float32:
+        return encoder
+    return encoder.place(device=chosen, dtype=None if dtype == torch.float32 else dtype)
+
+
+def _load(uri: str) -> Encoder:
+    scheme, colon, rest = uri.partition(":")
+    loaders: dict[str, Callable[[str], Encoder]] = {
+        "open_clip": _load_open_clip,
+        "hf-hub": _load_hub,
+        "local-dir": _load_local_dir,
+        "hf": _load_transformers,
+        "packaged": _load_packaged,
+    }
+    if colon and scheme in loaders:
+        return loaders[scheme](rest)
+    if Path(uri).is_dir():
+        return _load_folder(Path(uri))
+    if colon:
+        raise UnknownNameError("kind of model name", scheme, [f"{name}:..." for name in SCHEMES])
+    return _load_open_clip(uri)
+
+
+def _load_open_clip(rest: str) -> Encoder:
+    from fieldmark.models import open_clip
+
+    if rest.startswith(("hf-hub:", "local-dir:")):
+        return _load(rest)
+    name, _, tag = rest.replace(",", "/").rpartition("/")
+    return open_clip.load_tag(name, tag) if name else open_clip.load_tag(tag, "")
+
+
+def _load_hub(repo: str) -> Encoder:
+    from fieldmark.models import open_clip
+
+    return open_clip.load_hub(repo)
+
+
+def _load_local_dir(path: str) -> Encoder:
+    from fieldmark.models import open_clip
+
+    return open_clip.load_folder(_existing(path))
+
+
+def _load_transformers(name: str) -> Encoder:
+    from fieldmark.models import transformers
+
+    return transformers.load_transformers(name)
+
+
+def _load_packaged(name: str) -> Encoder:
+    from fieldmark.models import open_clip, packaged
+
+    return open_clip.load_folder(packaged.prepare(name), uri=f"packaged:{name}")
+
+
+def _load_folder(folder: Path) -> Encoder:
+    """Load a run directory, or a folder in the layout of open_clip or of transformers."""
+    if (folder / "run.json").is_file() and (folder / "encoder").is_dir():
+        folder = folder / "encoder"
+    if (folder / "open_clip_config.json").is_file():
+        return _load_local_dir(str(folder))
+    if (folder / "config.json").is_file():
+        return _load_transformers(str(folder))
+    raise InputError(
+        "holds neither a run with an encoder nor a model",
+        where=folder,
+        mend="give a run directory, or a folder with open_clip_config.json or config.json",
+    )
+
+
+def _existing(path: str) -> Path:
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise InputError("is no folder", where=folder, mend="check the path")
+    return folder

@@ -1,0 +1,392 @@
+"""Encoders of transformers: CLIPModel, SiglipModel and Siglip2Model (NaFlex).
+
+Which one a checkpoint is, its `model_type` says and not its name: the fixed-size SigLIP 2
+checkpoints are of type `siglip`. SigLIP was trained on lower-case text padded to full length with
+attention over the padding, so no attention mask is passed, and its text is padded to that length
+always (facts/ecosystem.md section 2). Images go through the checkpoint's own processor, with its
+rescaling and normalising left to `normalise`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fieldmark.core.errors import FetchError, InputError, MissingExtraError
+from fieldmark.core.registry import look_up
+from fieldmark.models.adapter import DualEncoder, fingerprint
+from fieldmark.models.attention import read_projections, read_torch
+from fieldmark.models.checkpoint import PICKLES, load_weights, replacing_folder
+from fieldmark.models.encoder import (
+    Attention,
+    EncoderSpec,
+    Interpolation,
+    Pooling,
+    Resize,
+    Tokens,
+)
+from fieldmark.models.hub import fetch_hub_file, is_offline, missing_file
+from fieldmark.models.towers import Tower, catch_input
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+# Values of PIL's resampling filters, as processors keep them.
+INTERPOLATIONS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+class ClipTower(nn.Module):
+    """The image tower of `CLIPModel`, with its projection; whole and in pieces."""
+
+    pooling: Pooling = "cls"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.vision_model = model.vision_model
+        self.visual_projection = model.visual_projection
+        self.training = model.training
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        """Embed normalised pixels: (B,D)."""
+        pooled = self.vision_model(pixel_values=pixels_BCHW).pooler_output
+        projected: Tensor = self.visual_projection(pooled)
+        return projected
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return _square_grid(self.vision_model.config)
+
+    def tokens(self, pixels_BCHW: Tensor) -> Tokens:
+        """Return CLS and patches as they enter the first layer."""
+        first = self.vision_model.encoder.layers[0]
+        return Tokens(catch_input(self, pixels_BCHW, at=first), 1, self.grid)
+
+    def run(self, tokens: Tokens) -> Tokens:
+        """Run the layers."""
+        return _run(self.vision_model, tokens)
+
+    def pool(self, tokens: Tokens) -> Tensor:
+        """Normalise and project CLS."""
+        first = self.vision_model.post_layernorm(tokens.values[:, 0])
+        pooled: Tensor = self.visual_projection(first)
+        return pooled
+
+    def last_attention(self, tokens: Tokens) -> Attention:
+        """Read the last layer for CLS."""
+        values = tokens.values
+        for layer in self.vision_model.encoder.layers[:-1]:
+            values = layer(values, None)
+        layer = self.vision_model.encoder.layers[-1]
+        values, attention = layer.layer_norm1(values), layer.self_attn
+        return read_projections(
+            values[:, :1],
+            values,
+            q=attention.q_proj,
+            k=attention.k_proj,
+            v=attention.v_proj,
+            out=attention.out_proj,
+            heads=attention.num_heads,
+        )
+
+
+class SiglipTower(nn.Module):
+    """The image tower of `SiglipModel`; its head attends from a learned query to all patches."""
+
+    pooling: Pooling = "map"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.vision_model = model.vision_model
+        self.training = model.training
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        """Embed normalised pixels: (B,D)."""
+        pooled: Tensor = self.vision_model(pixels_BCHW).pooler_output
+        return pooled
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return _square_grid(self.vision_model.config)
+
+    def tokens(self, pixels_BCHW: Tensor) -> Tokens:
+        """Return the patches as they enter the first layer."""
+        first = self.vision_model.encoder.layers[0]
+        return Tokens(catch_input(self, pixels_BCHW, at=first), 0, self.grid)
+
+    def run(self, tokens: Tokens) -> Tokens:
+        """Run the layers."""
+        return _run(self.vision_model, tokens)
+
+    def pool(self, tokens: Tokens) -> Tensor:
+        """Normalise and pool by the head."""
+        pooled: Tensor = self.vision_model.head(self.vision_model.post_layernorm(tokens.values))
+        return pooled
+
+    def last_attention(self, tokens: Tokens) -> Attention:
+        """Read the pooling head."""
+        values = self.vision_model.post_layernorm(self.run(tokens).values)
+        head = self.vision_model.head
+        return read_torch(head.attention, head.probe.expand(len(values), -1, -1), values)
+
+
+class NaflexTower(SiglipTower):
+    """The image tower of `Siglip2Model`: images of any aspect, whole patches on both sides.
+
+    An image here is never padded: the library pads to a fixed number of patches and masks the
+    padding, which gives the same embedding.
+    """
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        """Embed normalised pixels (B,3,H,W): (B,D)."""
+        side = self.vision_model.config.patch_size
+        patches = cut_patches(pixels_BCHW, side=side)
+        shape = [pixels_BCHW.shape[2] // side, pixels_BCHW.shape[3] // side]
+        pooled: Tensor = self.vision_model(
+            pixel_values=patches,
+            pixel_attention_mask=patches.new_ones(patches.shape[:2], dtype=torch.int32),
+            spatial_shapes=torch.tensor([shape] * len(patches)),
+        ).pooler_output
+        return pooled
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of the largest square."""
+        side = math.isqrt(self.vision_model.config.num_patches)
+        return side, side
+
+    def tokens(self, pixels_BCHW: Tensor) -> Tokens:
+        """Return the patches as they enter the first layer; the grid is the images' own."""
+        side = self.vision_model.config.patch_size
+        grid = pixels_BCHW.shape[2] // side, pixels_BCHW.shape[3] // side
+        return super().tokens(pixels_BCHW)._replace(grid=grid)
+
+
+def cut_patches(pixels_BCHW: Tensor, *, side: int) -> Tensor:
+    """Cut (B,C,H,W) into rows of patches (B,N,side*side*C), channels last in each.
+
+    Example:
+        >>> cut_patches(torch.arange(4.0).view(1, 1, 2, 2), side=1).flatten().tolist()
+        [0.0, 1.0, 2.0, 3.0]
+    """
+    blocks: Tensor = pixels_BCHW.unflatten(2, (-1, side)).unflatten(4, (-1, side))
+    return blocks.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def join_patches(patches_NP: Tensor, *, rows: int, columns: int) -> Tensor:
+    """Undo `cut_patches` for one RGB image: (N,side*side*3) to (3,H,W).
+
+    Example:
+        >>> image = torch.arange(24.0).view(3, 2, 4)
+        >>> join_patches(cut_patches(image[None], side=2)[0], rows=1, columns=2).equal(image)
+        True
+    """
+    side = math.isqrt(patches_NP.shape[1] // 3)
+    blocks = patches_NP.view(rows, columns, side, side, 3)
+    return blocks.permute(4, 0, 2, 1, 3).reshape(3, rows * side, columns * side)
+
+
+def _square_grid(config: Any) -> tuple[int, int]:
+    side = config.image_size // config.patch_size
+    return side, side
+
+
+def _run(vision_model: Any, tokens: Tokens) -> Tokens:
+    output = vision_model.encoder(inputs_embeds=tokens.values)
+    return tokens._replace(values=output.last_hidden_state)
+
+
+TOWERS: dict[str, type[ClipTower] | type[SiglipTower]] = {
+    "clip": ClipTower,
+    "siglip": SiglipTower,
+    "siglip2": NaflexTower,
+}
+RESIZES: dict[str, Resize] = {"clip": "shortest", "siglip": "squash", "siglip2": "naflex"}
+
+
+@dataclass(frozen=True)
+class TransformersLibrary:
+    """How transformers wants a model used.
+
+    Attributes:
+        processor: the checkpoint's image processor and tokenizer.
+    """
+
+    processor: Any
+
+    def image_tower(self, model: Any) -> nn.Module:
+        """Return the vision model with what projects it."""
+        return TOWERS[model.config.model_type](model)
+
+    def take_apart(self, model: Any) -> Tower:
+        """Return the image tower, which comes in pieces too."""
+        return TOWERS[model.config.model_type](model)
+
+    def preprocess(self, image: Image.Image, *, spec: EncoderSpec) -> Tensor:
+        """Resize and crop one image by the checkpoint's own processor."""
+        batch = self.processor.image_processor(
+            image, do_rescale=False, do_normalize=False, return_tensors="pt"
+        )
+        pixels: Tensor = batch["pixel_values"][0]
+        if spec.resize == "naflex":
+            rows, columns = batch["spatial_shapes"][0].tolist()
+            pixels = join_patches(pixels[: rows * columns], rows=rows, columns=columns)
+        return pixels.to(torch.uint8)
+
+    def encode_text(self, model: Any, texts: list[str]) -> Tensor:
+        """Tokenise as the checkpoint was trained, and embed."""
+        config, device = model.config, next(model.parameters()).device
+        is_clip = config.model_type == "clip"
+        batch = self.processor.tokenizer(
+            texts if is_clip else [text.lower() for text in texts],
+            padding=True if is_clip else "max_length",
+            truncation=True,
+            max_length=config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        ).to(device)
+        named = {"attention_mask": batch["attention_mask"]} if is_clip else {}
+        output = model.get_text_features(input_ids=batch["input_ids"], **named)
+        embedded: Tensor = output.pooler_output
+        return embedded
+
+    def save(self, model: Any, folder: Path, *, spec: EncoderSpec) -> None:
+        """Write a folder that `AutoModel` and `AutoProcessor` open."""
+        with replacing_folder(folder) as part, _without_progress_bars():
+            model.save_pretrained(part)
+            self.processor.save_pretrained(part)
+
+
+def load_transformers(name: str) -> DualEncoder:
+    """Load a CLIP, SigLIP or SigLIP 2 (NaFlex) model of transformers.
+
+    Args:
+        name: a folder, or `org/repo` on the hub.
+
+    Raises:
+        MissingExtraError: transformers, or what its tokenizer needs, is not installed.
+        UnknownNameError: a model of another type.
+        FetchError: a hub file cannot be had.
+        InputError: a folder without safetensors weights, or a damaged one.
+    """
+    try:
+        from transformers import AutoConfig, AutoModel, AutoProcessor
+    except ImportError as error:
+        raise MissingExtraError("transformers", extra="hf") from error
+    folder = Path(name).expanduser()
+    is_local = folder.is_dir()
+    source = str(folder) if is_local else name
+    if is_local:
+        _check_folder(folder)
+    else:
+        for names in (("config.json",), WEIGHTS, ("preprocessor_config.json",)):
+            fetch_hub_file(name, names, hint="hf:PATH")
+    # Offline, the library would ask the hub for half a minute before it looks into its cache.
+    local_only = is_local or is_offline()
+    try:
+        config = AutoConfig.from_pretrained(source, local_files_only=local_only)
+        look_up(TOWERS, config.model_type, kind="transformers model type")
+        processor = AutoProcessor.from_pretrained(source, local_files_only=local_only)
+    except ImportError as error:
+        raise MissingExtraError("what this tokenizer needs", extra="hf") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(source, error, is_local=is_local) from error
+    found: list[nn.Module] = []
+    with _without_progress_bars():
+        load_weights(
+            lambda: found.append(
+                AutoModel.from_pretrained(
+                    source, dtype=torch.float32, use_safetensors=True, local_files_only=local_only
+                )
+            ),
+            path=folder,
+        )
+    return wrap_model(found[0].eval(), processor, uri=f"hf:{name}")
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            logging.enable_progress_bar()
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise InputError("holds no config.json", where=folder, mend="give a model's folder")
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        pickles = [path.name for pattern in PICKLES for path in folder.glob(pattern)]
+        problem = "holds no model.safetensors" + (
+            f" but a pickle ({pickles[0]})" if pickles else ""
+        )
+        raise InputError(problem, where=folder, mend="convert the weights to safetensors")
+
+
+def _unreadable(source: str, error: Exception, *, is_local: bool) -> InputError | FetchError:
+    reason = str(error).strip().splitlines()[0][:160]
+    if is_local:
+        return InputError(
+            f"processor or tokenizer cannot be read ({reason})",
+            where=source,
+            mend="put preprocessor_config.json and tokenizer.json beside the weights",
+        )
+    return missing_file(source, "tokenizer.json", reason=reason, hint="hf:PATH")
+
+
+def wrap_model(model: Any, processor: Any, *, uri: str) -> DualEncoder:
+    """Return a transformers model that is in memory as an encoder.
+
+    Args:
+        model: `CLIPModel`, `SiglipModel` or `Siglip2Model`.
+        processor: its image processor and tokenizer.
+        uri: the name for the record.
+
+    Raises:
+        InputError: the processor makes images of another size than the model takes.
+    """
+    tower = TOWERS[model.config.model_type](model)
+    prepared, vision = processor.image_processor, model.config.vision_config
+    if model.config.model_type == "siglip2":
+        side = math.isqrt(prepared.max_num_patches) * vision.patch_size
+        if prepared.patch_size != vision.patch_size:
+            raise _wrong_size(uri, prepared.patch_size, vision.patch_size)
+    else:
+        side = vision.image_size
+        made = prepared.crop_size if getattr(prepared, "do_center_crop", False) else prepared.size
+        if (made["height"], made["width"]) != (side, side):
+            raise _wrong_size(uri, (made["height"], made["width"]), side)
+    spec = EncoderSpec(
+        uri=uri,
+        dim=getattr(model.config, "projection_dim", None) or vision.hidden_size,
+        image_size=side,
+        mean=tuple(prepared.image_mean),
+        std=tuple(prepared.image_std),
+        interpolation=INTERPOLATIONS[int(prepared.resample)],
+        resize=RESIZES[model.config.model_type],
+        grid=(side // vision.patch_size, side // vision.patch_size),
+        pooling=tower.pooling,
+        logit_scale=math.exp(model.logit_scale.item()),
+        logit_bias=model.logit_bias.item() if hasattr(model, "logit_bias") else 0.0,
+        fingerprint=fingerprint(model),
+    )
+    return DualEncoder(model, TransformersLibrary(processor), spec)
+
+
+def _wrong_size(uri: str, made: object, wanted: object) -> InputError:
+    return InputError(
+        f"its processor makes {made} and its model takes {wanted}",
+        where=uri,
+        mend="give the preprocessor_config.json of these weights",
+    )

@@ -1,0 +1,99 @@
+import multiprocessing
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fieldmark.core.errors import FieldmarkError, InputError
+from fieldmark.data.stores import open_store
+
+
+def draw_number(index):
+    return [np.full((1, 2, index % 3 + 1), index % 251, np.uint8)]
+
+
+def test_a_store_that_was_cut_off_goes_on(tmp_path):
+    drawn = []
+
+    def fail_late(index):
+        drawn.append(index)
+        if index == 150:
+            raise InputError("stop")
+        return draw_number(index)
+
+    path = tmp_path / "a.u8"
+    with pytest.raises(InputError, match="stop"):
+        open_store(path, count=200, draw=fail_late)
+    with path.open("ab") as stream:
+        stream.write(b"half a block")
+    drawn.clear()
+
+    def draw(index):
+        drawn.append(index)
+        return draw_number(index)
+
+    store = open_store(path, count=200, draw=draw)
+    assert sorted(drawn) == list(range(128, 200))
+    assert len(store) == 200
+    for index in (0, 127, 128, 199):
+        assert np.array_equal(store.read(index), draw_number(index)[0])
+    assert np.array_equal(pickle.loads(pickle.dumps(store)).read(199), draw_number(199)[0])
+
+
+def test_a_store_cut_short_is_drawn_again_and_never_read_as_whole(tmp_path):
+    path = tmp_path / "a.u8"
+    store = open_store(path, count=10, draw=draw_number)
+    os.truncate(path, 3)
+    with pytest.raises(FieldmarkError, match=r"a\.u8: the cache is damaged; delete this file"):
+        store.read(9)
+    assert np.array_equal(open_store(path, count=10, draw=draw_number).read(9), draw_number(9)[0])
+    path.with_suffix(".index.npy").write_bytes(b"no index")
+    assert np.array_equal(open_store(path, count=10, draw=draw_number).read(9), draw_number(9)[0])
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FieldmarkError, match=r"the cache cannot be written .*; free some space"):
+        open_store(tmp_path / "file" / "a.u8", count=1, draw=draw_number)
+
+
+def draw_in_process(path, name):
+    def draw(index):
+        with (path.parent / name).open("a") as stream:
+            stream.write(f"{index}\n")
+        return draw_number(index)
+
+    assert len(open_store(path, count=100, draw=draw)) == 100
+
+
+def test_processes_take_turns(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    names = ("first", "second")
+    workers = [
+        context.Process(target=draw_in_process, args=(tmp_path / "a.u8", name)) for name in names
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    drawn = [path.read_text().split() for name in names if (path := tmp_path / name).exists()]
+    assert [len(lines) for lines in drawn] == [100]
+
+
+def resident_bytes():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="counts pages through /proc")
+def test_reading_all_of_a_large_store_keeps_the_process_small(tmp_path):
+    block = np.zeros((3, 512, 512), np.uint8)
+    store = open_store(tmp_path / "a.u8", count=128, draw=lambda index: [block])
+    out, before = np.empty_like(block), resident_bytes()
+    for index in range(len(store)):
+        store.read_into(out, index)
+    assert (tmp_path / "a.u8").stat().st_size > 100e6
+    assert resident_bytes() - before < 10e6
