@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import pickle
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,29 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FieldmarkError, match=r"the cache cannot be written .*; free some space"):
         open_store(tmp_path / "file" / "a.u8", count=1, draw=draw_number)
+
+
+def test_a_full_disk_is_named_and_what_was_written_is_kept(tmp_path):
+    """A limit on the size of files stands for the disk: past it writing fails alike."""
+    path, drawn = tmp_path / "a.u8", []
+
+    def draw(index):
+        drawn.append(index)
+        return [np.full((1, 64, 64), index, np.uint8)]
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100 * 64 * 64, hard))
+    try:
+        with pytest.raises(
+            FieldmarkError, match=r"the cache cannot be written .*; free some space"
+        ):
+            open_store(path, count=128, draw=draw)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    drawn.clear()
+    store = open_store(path, count=128, draw=draw)
+    assert sorted(drawn) == list(range(64, 128))
+    assert [int(store.read(index).max()) for index in (0, 63, 64, 127)] == [0, 63, 64, 127]
 
 
 def draw_in_process(path, name):

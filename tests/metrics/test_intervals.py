@@ -69,7 +69,8 @@ def test_bias_correction_moves_against_the_bias():
 
 def test_mean_and_deviation():
     result = mean_and_deviation([0.5, 0.7, math.nan, 0.9])
-    assert (result.mean, result.count) == (pytest.approx(0.7), 3)
+    assert result.mean == pytest.approx(0.7)
+    assert result.count == 3
     assert result.deviation == pytest.approx(0.2)
     assert math.isnan(mean_and_deviation([0.5]).deviation)
     assert math.isnan(mean_and_deviation([]).mean)
@@ -102,9 +103,11 @@ def test_the_worst_of_equal_groups_is_biased_low():
 
 def test_same_seed_same_interval():
     correct, groups = _images(np.random.default_rng(0), [0.9, 0.6], 50)
-    first, again = (estimate_groups(correct, groups, seed=3) for _ in range(2))
+    first, again, other = (
+        estimate_groups(correct, groups, seed=seed, resamples=200).groups_mean for seed in (3, 3, 4)
+    )
     assert first == again
-    assert estimate_groups(correct, groups, seed=4).worst != first.worst
+    assert other != first
 
 
 def test_without_spread_wilson_stands_in():
@@ -124,7 +127,7 @@ def test_one_object_says_little():
 
 
 def test_clustered_spread_is_that_of_objects():
-    """All images of an object alike: the same as one image an object, so sd = sqrt(pq / (m - 1))."""
+    """All images of an object alike: as one image an object, so sd = sqrt(pq / (m - 1))."""
     outcome = np.array([True] * 30 + [False] * 10)
     correct, cluster = np.repeat(outcome, 6), np.repeat(np.arange(40), 6)
     clustered = estimate_groups(correct, np.zeros(240), clusters=cluster, strata=np.zeros(240))
@@ -202,7 +205,8 @@ def test_coverage_with_clusters_and_its_lack_without():
         plain += low <= truth.min() <= high
     assert clustered / 200 >= 0.88
     assert group / 200 >= 0.90
-    assert plain / 200 < 0.75
+    assert plain / 200 < 0.85
+    assert clustered - plain > 0.08 * 200
 
 
 def test_difference_by_hand():

@@ -160,7 +160,8 @@ def test_residual_variance_against_a_plain_loop():
     random = np.random.default_rng(1)
     samples, mean = random.normal(size=(6, 4, 3)), random.normal(size=3)
     by_hand = np.mean([np.sum((s[:3].mean(0) - mean) ** 2) for s in samples])
-    assert measure_residual_variance(samples, mean, sizes=[3]).values == (pytest.approx(by_hand),)
+    values = measure_residual_variance(samples, mean, sizes=[3]).values
+    assert values == pytest.approx((by_hand,))
 
 
 def test_residual_variance_refuses_bad_input():

@@ -29,7 +29,7 @@ from fieldmark.core.records import ResultRow
 from fieldmark.core.registry import look_up
 from fieldmark.data.tables import ImageTable
 from fieldmark.methods.heads import HEADS, Head, HeadData, HeadKind
-from fieldmark.models.embed import Embeddings, Precision, Progress, embed_images
+from fieldmark.models.embed import Embeddings, Progress, embed_images
 from fieldmark.models.encoder import Encoder
 from fieldmark.models.prompts import TEMPLATES, ensemble_prompts
 
@@ -72,7 +72,7 @@ def evaluate(
     correlation: float = math.nan,
     cache: Path | None = None,
     batch_size: int = 64,
-    precision: Precision = "auto",
+    precision: str = "auto",
     skip_unreadable: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -93,8 +93,8 @@ def evaluate(
         correlation: for the rows: share of training images whose background goes with their class.
         cache: folder that keeps embeddings.
         batch_size: images a batch.
-        precision: of the weights during extraction; `auto` is bf16 where the device has it
-            natively.
+        precision: of the weights during extraction: fp32, bf16, fp16, or `auto`: bf16 where the
+            device has it natively.
         skip_unreadable: leave out images that cannot be read instead of raising.
         progress: called with how many images are embedded and how many there are.
 

@@ -107,8 +107,14 @@ def _read_csv(source: Path) -> Columns:
                 mend="quote fields that hold a comma",
             )
     columns = zip(*records, strict=True) if records else ((),) * len(header)
-    values = {name: [*map(str.strip, column)] for name, column in zip(header, columns, strict=True)}
+    values = {name: _share(column) for name, column in zip(header, columns, strict=True)}
     return Columns(source, values, rows)
+
+
+def _share(column: Iterable[str]) -> list[str]:
+    """Strip strings and keep equal ones once: classes, splits and scenes occur many times."""
+    known: dict[str, str] = {}
+    return [known.setdefault(text, text) for text in map(str.strip, column)]
 
 
 def _check_header(header: list[str], *, source: Path) -> list[str]:
@@ -152,11 +158,11 @@ def resolve_paths(columns: Columns, names: Sequence[str], *, root: Path) -> tupl
         TableError: a blank, a path outside `root`, or no such file; file, row and path are named.
     """
     base = os.path.realpath(root)
-    folders: dict[str, str] = {}
+    folders: dict[str, Path] = {}
     paths: list[Path] = []
     for index, name in enumerate(names):
         try:
-            paths.append(Path(_locate(name, base=base, folders=folders)))
+            paths.append(_locate(name, base=base, folders=folders))
         except (OSError, ValueError) as error:
             problem = str(error) if type(error) is ValueError else f"no such file: {name!r}"
             raise TableError(
@@ -165,14 +171,14 @@ def resolve_paths(columns: Columns, names: Sequence[str], *, root: Path) -> tupl
     return tuple(paths)
 
 
-def _locate(name: str, *, base: str, folders: dict[str, str]) -> str:
-    """Return the absolute path of a file, in strings throughout since a Path a check is slow."""
+def _locate(name: str, *, base: str, folders: dict[str, Path]) -> Path:
+    """Return the absolute path of a file, in strings as far as that goes: a Path each is slow."""
     if not name:
         raise ValueError("the path is blank")
     joined = name if name.startswith(os.sep) else f"{base}{os.sep}{name}"
     folder, _, file = os.path.normpath(joined).rpartition(os.sep)
     if folder not in folders:
-        folders[folder] = os.path.realpath(folder)
+        folders[folder] = Path(os.path.realpath(folder))
     path = target = f"{folders[folder]}{os.sep}{file}"
     inside = base.rstrip(os.sep) + os.sep
     mode = os.lstat(path).st_mode if path.startswith(inside) else 0
@@ -183,7 +189,7 @@ def _locate(name: str, *, base: str, folders: dict[str, str]) -> str:
         raise ValueError(f"the path {name!r} leads outside {base}")
     if not stat.S_ISREG(mode):
         raise FileNotFoundError(path)
-    return path
+    return folders[folder] / file
 
 
 def relative_names(paths: Iterable[Path], *, root: Path) -> list[str]:

@@ -11,6 +11,8 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +37,22 @@ _UPRIGHT = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-# What Pillow's readers raise on damaged bytes, beside OSError.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError)
-_DAMAGED = (*_BROKEN, struct.error, zlib.error, OverflowError, MemoryError)
+# What Pillow's readers raise on damaged bytes.
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+# These warn when they are opened at most, so that many threads may decode them at once.
+_CALM = frozenset({"JPEG", "PNG", "WEBP"})
 # Warning filters belong to the process, so only one thread may change them at a time.
 _FILTERS = threading.Lock()
 
@@ -131,9 +146,11 @@ def _hash_version(path: Path, _size: int, _mtime: int) -> str:
 
 def _load(path: Path) -> Image.Image:
     try:
-        image = _open(path)
+        with _quiet():
+            image = Image.open(path)
         with image:
-            image.load()
+            with nullcontext() if image.format in _CALM else _quiet():
+                image.load()
             turn = _read_orientation(image)
             return image if turn is None else image.transpose(turn)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -146,19 +163,19 @@ def _load(path: Path) -> Image.Image:
         raise _unreadable(path, error) from error
 
 
-def _open(path: Path) -> Image.Image:
+@contextmanager
+def _quiet() -> Iterator[None]:
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(path)
+        yield
 
 
 def _read_orientation(image: Image.Image) -> Transpose | None:
-    with _FILTERS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         try:
             return _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
-        except (*_BROKEN, struct.error):
+        except _DAMAGED:
             # A damaged EXIF block says nothing; the pixels beside it are whole.
             return None
 

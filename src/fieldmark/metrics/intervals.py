@@ -6,6 +6,11 @@ comes with it. Composites that share a foreground object are not independent: th
 together, object by object within a class (`fieldmark.metrics.resampling`). Where a bootstrap has no
 spread (all right or all wrong) Wilson's interval stands in, counted in objects. Deviation across
 training seeds is another thing and is reported apart (`mean_and_deviation`).
+
+A 95 % interval of the worst of four groups holds the truth in 92 to 96 of 100 simulated test sets
+with one group clearly worst, in 87 where all four tie, and in 49 where eight tie (60 images each):
+a minimum over ties is what no bootstrap handles well. By object, with 10 to 60 objects a class, in
+89 to 94; counting images as independent there, in 67 to 78.
 """
 
 from __future__ import annotations

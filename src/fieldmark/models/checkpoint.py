@@ -71,9 +71,13 @@ def _exchange(part: Path, folder: Path) -> None:
     if not folder.exists():
         part.rename(folder)
         return
-    old = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent))
-    folder.rename(old / "model")
-    part.rename(folder)
+    old = part.with_name(part.name.replace(".part-", ".old-"))
+    folder.rename(old)
+    try:
+        part.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
     shutil.rmtree(old)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from fieldmark.models.device import pick_dtype
 from fieldmark.models.embedding_cache import EmbeddingCache, open_embedding_cache
 from fieldmark.models.encoder import Encoder
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Progress = Callable[[int, int], None]
 # A killed run loses less than this; at the 55 images a second of two cores about ten seconds.
 SHARD = 512
@@ -78,7 +77,7 @@ def embed_images(
     *,
     cache: Path | None = None,
     batch_size: int = 64,
-    precision: Precision = "auto",
+    precision: str = "auto",
     skip_unreadable: bool = False,
     progress: Progress | None = None,
 ) -> Embeddings:
@@ -89,8 +88,8 @@ def embed_images(
         images: what to embed. Images of one hash are one image.
         cache: folder to keep embeddings in, by content of image, weights and preprocessing.
         batch_size: images a batch.
-        precision: of the weights during extraction; `auto` is bf16 where the device has it
-            natively.
+        precision: of the weights during extraction: fp32, bf16, fp16, or `auto`: bf16 where the
+            device has it natively.
         skip_unreadable: leave out images that cannot be read instead of raising.
         progress: called with how many distinct images are done and how many there are.
 
@@ -142,7 +141,7 @@ def embed_images(
 
 
 def embed_batches(
-    encoder: Encoder, batches: Iterable[Tensor], *, precision: Precision = "auto"
+    encoder: Encoder, batches: Iterable[Tensor], *, precision: str = "auto"
 ) -> NDArray[np.float32]:
     """Embed images that are in memory already, such as composites.
 

@@ -76,7 +76,9 @@ def _load_open_clip(rest: str) -> Encoder:
     if rest.startswith(("hf-hub:", "local-dir:")):
         return _load(rest)
     name, _, tag = rest.replace(",", "/").rpartition("/")
-    return open_clip.load_tag(name, tag) if name else open_clip.load_tag(tag, "")
+    if not name:
+        name, tag = tag, ""
+    return open_clip.load_tag(name, tag)
 
 
 def _load_hub(repo: str) -> Encoder:

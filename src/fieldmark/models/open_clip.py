@@ -11,6 +11,7 @@ error, and what was settled is saved with the weights.
 from __future__ import annotations
 
 import copy
+import difflib
 import json
 import math
 from dataclasses import dataclass
@@ -142,7 +143,11 @@ def load_tag(name: str, tag: str) -> DualEncoder:
     name = name.replace("/", "-")
     model_cfg = open_clip.get_model_config(name)
     if model_cfg is None:
-        raise UnknownNameError("open_clip model", name, open_clip.list_models())
+        # A bare `org/repo` looks like a name and a tag.
+        others = [f"hf:{name}/{tag}", f"hf-hub:{name}/{tag}"] if tag else []
+        close = difflib.get_close_matches(name, open_clip.list_models(), n=1)
+        asked = name if close or not tag else f"{name}/{tag}"
+        raise UnknownNameError("open_clip model", asked, [*open_clip.list_models(), *others])
     published = open_clip.get_pretrained_cfg(name, tag)
     if not published:
         tags = open_clip.list_pretrained_tags_by_model(name)

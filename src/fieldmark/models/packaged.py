@@ -38,7 +38,9 @@ from fieldmark.models.onnx_weights import (
     rename_efficientnet_lite,
 )
 
-_LAYOUT = 1  # Raise when what `prepare` writes changes, so that folders of an older layout are made anew.
+_LAYOUT = (
+    1  # Raise when what `prepare` writes changes, so that folders of an older layout are made anew.
+)
 _CONFIG_FILE = "open_clip_config.json"
 _WEIGHTS_FILE = "open_clip_model.safetensors"
 _MANIFEST_FILE = "manifest.json"

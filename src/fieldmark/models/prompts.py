@@ -41,7 +41,7 @@ TEMPLATES: tuple[str, ...] = (
     "a {} at dusk.",
     "a {} on a foggy day.",
     "a {} after rain.",
-    "a black-and-white photo of a {}.",
+    "a monochrome print of a {}.",
     "a faded colour print of a {}.",
     "a low-resolution thumbnail of a {}.",
     "a heavily compressed image of a {}.",

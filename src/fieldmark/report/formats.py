@@ -155,7 +155,8 @@ def render_latex(table: Table) -> str:
         \end{table}
         <BLANKLINE>
     """
-    caption = " ".join([table.caption, *table.notes])
+    stop = "." if table.notes else ""
+    caption = " ".join([f"{table.caption}{stop}", *table.notes])
     columns = "l" * len(table.headings) + "r" * len(table.measures)
     lines = [
         r"\begin{table}",

@@ -36,7 +36,7 @@ class Focus:
 
 @dataclass(frozen=True, kw_only=True)
 class Headline:
-    """The result in words: a title and sentences, each with its numbers."""
+    """The result in words: a title (empty without a result) and sentences, with their numbers."""
 
     title: str
     sentences: tuple[str, ...]
@@ -77,7 +77,7 @@ def write_headline(summaries: Sequence[Summary]) -> Headline:
     """
     focus = choose_focus(summaries)
     if focus is None:
-        return Headline(title="No worst-group accuracy was recorded", sentences=())
+        return Headline(title="", sentences=("No worst-group accuracy was recorded.",))
     worst = [s for s in summaries if s.key["metric"] == "acc_wg" and focus.is_beside(s)]
     there = _by_method([s for s in worst if focus.holds(s)])
     before, after = _choose_pair(there)

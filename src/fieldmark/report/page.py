@@ -6,6 +6,7 @@ It reads `OUT/run.json`, `OUT/results.jsonl` and what lies under `OUT/page/`, wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,14 @@ LEAD = (
     "A model that has learnt the background fails where the two disagree, "
     "and the group that comes off worst shows it."
 )
-MAKING = ("verb", "started", "seconds", "commit", "dirty", "seeds")
+MAKING = {
+    "command": "verb",
+    "started": "started",
+    "seconds": "seconds",
+    "commit": "commit",
+    "uncommitted changes": "dirty",
+    "seeds": "seeds",
+}
 
 
 def write_page(run_dir: Path) -> Path:
@@ -87,29 +95,36 @@ def _tell(
     summaries: Sequence[Summary], *, manifest: Mapping[str, Any], parts: Parts
 ) -> dict[str, object]:
     headline = write_headline(summaries)
+    command = f"fieldmark {manifest.get('verb', '')}"
+    title = headline.title or parts.words.title or f"A run of {command}"
+    above = (command, parts.words.title if headline.title else "")
     return {
-        "eyebrow": " \N{MIDDLE DOT} ".join(
-            filter(None, (f"fieldmark {manifest.get('verb', '')}", parts.words.title))
-        ),
-        "title": headline.title,
-        "lead": parts.words.lead or LEAD,
-        "sentences": (*headline.sentences, *parts.words.sentences),
+        "eyebrow": " \N{MIDDLE DOT} ".join(filter(None, above)),
+        "title": _bind(title),
+        "lead": parts.words.lead or (LEAD if headline.title else ""),
+        "sentences": tuple(map(_bind, (*headline.sentences, *parts.words.sentences))),
         "making": _list_making(manifest, parts=parts),
         "untested": (*parts.words.not_tested, *list_untested(summaries, manifest=manifest)),
         "version": str(manifest.get("versions", {}).get("fieldmark", "")),
     }
 
 
+def _bind(text: str) -> str:
+    """Keep numbers on the line of the word before them."""
+    return re.sub(r" (?=[\d\[])", "\N{NO-BREAK SPACE}", text)
+
+
 def _measure(
     summaries: Sequence[Summary], *, focus: Focus | None, parts: Parts
 ) -> dict[str, object]:
     tables = list_tables(summaries)
-    every = list_figures(summaries)
+    keys = ("method", "head", "split", "dataset", "correlation")
+    telling = [key for key in keys if len({str(s.key[key]) for s in summaries}) > 1]
     return {
         "worst": draw_worst(summaries, focus=focus) if focus else (),
         "tables": tables,
-        "every": every,
-        "csv": embed_text(render_csv(every), kind="text/csv"),
+        "every": list_figures(summaries, keys=(*telling, "metric")),
+        "csv": embed_text(render_csv(list_figures(summaries)), kind="text/csv"),
         "meanings": explain_measures(tables),
         "groups": draw_groups(summaries, focus=focus, rare=parts.words.rare_groups),
     }
@@ -118,7 +133,7 @@ def _measure(
 def _list_making(
     manifest: Mapping[str, Any], *, parts: Parts
 ) -> tuple[tuple[str, tuple[Fact, ...]], ...]:
-    run = {key: manifest[key] for key in MAKING if key in manifest}
+    run = {words: manifest[key] for words, key in MAKING.items() if key in manifest}
     kinds = {
         "Run": run,
         "Arguments": manifest.get("arguments"),

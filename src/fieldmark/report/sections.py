@@ -236,7 +236,8 @@ def _show_neighbour(item: Neighbour, *, query: Neighbour | None) -> Picture:
     alt = f"{words}, {'same' if right else 'other'} object"
     if not math.isnan(item.similarity):
         alt += f", similarity {names.write_number(item.similarity, digits=2)}"
-    return Picture(uri=embed_thumbnail(item.path), alt=alt, words=(words,), right=right)
+    uri = embed_thumbnail(item.path, side=144)
+    return Picture(uri=uri, alt=alt, words=(words,), right=right)
 
 
 def count_neighbours(neighbourhoods: Sequence[Neighbourhood]) -> tuple[str, ...]:
@@ -256,6 +257,8 @@ def count_neighbours(neighbourhoods: Sequence[Neighbourhood]) -> tuple[str, ...]
 
 def show_maps(maps: Sequence[Map]) -> tuple[MapRow, ...]:
     """Draw each map twice: by object, and by scene where that is known."""
+    if not any(one.points for one in maps):
+        return ()
     ways: list[tuple[str, Callable[[Point], str]]] = [("object", lambda point: point.label)]
     if any(point.attribute for one in maps for point in one.points):
         ways.append(("scene", lambda point: point.attribute or "unknown"))

@@ -181,7 +181,7 @@ def draw_markers(
             "stroke": colour,
             "stroke-width": size if dot else 1.4,
             "stroke-linecap": "round",
-            "stroke-opacity": 0.65 if dot else 0.9,
+            "stroke-opacity": 0.8 if dot else 0.9,
         },
     )
 

@@ -223,9 +223,12 @@ def tabulate(
     )
 
 
-def list_figures(summaries: Sequence[Summary]) -> Table:
+def list_figures(
+    summaries: Sequence[Summary],
+    *,
+    keys: Sequence[str] = ("method", "head", "split", "dataset", "correlation", "metric"),
+) -> Table:
     """Lay out every figure in a row of its own, with all that names it."""
-    keys = ("dataset", "split", "method", "head", "correlation", "metric")
     return Table(
         caption="All figures",
         headings=tuple(HEADINGS[key] for key in keys),

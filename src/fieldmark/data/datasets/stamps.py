@@ -1,0 +1,245 @@
+"""`stamps`: real cut-outs on real landscapes, from Debian packages, without root.
+
+Cut-outs come from Tux Paint, scenes from the wallpapers of MATE, Lomiri and KDE Plasma and from
+GCompris, natural photographs of animals from GCompris. `stamps.csv` lists every file that is used
+and what it shows, chosen and labelled by eye; files that a package no longer has are an error that
+names them. A scene is land, water, or `other`, which stands behind objects in training alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fieldmark.core.errors import FetchError
+from fieldmark.core.fetch import fetch_debian, read_manifest
+from fieldmark.core.registry import look_up
+from fieldmark.data.datasets.composites import Cutout, Recipe, Scene, build_composites
+from fieldmark.data.datasets.rcc import ResourceFile
+from fieldmark.data.foregrounds import extend_colours
+from fieldmark.data.images import read_cutout, read_image
+from fieldmark.data.masks import find_box
+
+ATTRIBUTES = ("land", "water")
+NATURAL = "test_natural"
+# Crops of a scene as shares of its height and of what is left beside them: lower left, lower
+# right, and the whole height in the middle. The lower edge stays in: that is where the ground is.
+CROPS = ((0.75, 0.0), (0.75, 1.0), (1.0, 0.5))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A question that cut-outs can be asked.
+
+    Attributes:
+        classes: name of a class -> what `stamps.csv` calls its members. The first class is usually
+            on land, the second on water.
+    """
+
+    classes: Mapping[str, tuple[str, ...]]
+
+
+TASKS: Mapping[str, Task] = {
+    "birds-mammals": Task(classes={"bird": ("land bird", "water bird"), "mammal": ("mammal",)}),
+    "waterbirds": Task(classes={"land bird": ("land bird",), "water bird": ("water bird",)}),
+    "plants-artefacts": Task(classes={"plant": ("plant",), "artefact": ("artefact",)}),
+}
+
+
+@dataclass(frozen=True)
+class _File:
+    role: str
+    package: str
+    file: str
+    label: str
+
+    @property
+    def id(self) -> str:
+        """The file's name without what all names share."""
+        return self.file.removeprefix("usr/share/").partition("/")[2]
+
+
+def build_stamps(
+    out: Path,
+    *,
+    task: str = "birds-mammals",
+    correlation: float = 1.0,
+    seed: int = 0,
+    size: int = 224,
+    per_class: int = 200,
+    per_group: int = 100,
+) -> Path:
+    """Build the data set into `out`; the same arguments give the same bytes.
+
+    Args:
+        out: the folder; must not exist or be empty.
+        task: a key of `TASKS`.
+        correlation: share of training composites of a class on its usual scenes, in [0.5, 1].
+        seed: of splits and composites.
+        size: side of the composites in pixels.
+        per_class: training composites of a class.
+        per_group: composites of a group in each test split.
+
+    Raises:
+        UnknownNameError: there is no such task.
+        FetchError: a package cannot be had, or lacks files.
+        UsageError: an argument that cannot be.
+        RunExistsError: `out` holds files.
+    """
+    classes = look_up(TASKS, task, kind="task").classes
+    recipe = Recipe(
+        name="stamps",
+        task=task,
+        classes=tuple(classes),
+        attributes=ATTRIBUTES,
+        correlation=correlation,
+        seed=seed,
+        size=size,
+        per_class=per_class,
+        per_group=per_group,
+    )
+    labels = {member: name for name, members in classes.items() for member in members}
+    files = read_list()
+    folders = {package: fetch_debian(package) for package in sorted({f.package for f in files})}
+    check_files(files, folders)
+    cutouts = [
+        Cutout(
+            id=file.id,
+            label=labels[file.label],
+            read=functools.partial(_read_cutout, folders[file.package] / file.file),
+        )
+        for file in files
+        if file.role == "cutout" and file.label in labels
+    ]
+    photographs = [f for f in files if f.role == "photograph" and f.label in labels]
+    return build_composites(
+        out,
+        recipe,
+        cutouts=cutouts,
+        scenes=[_open_scene(f, folders) for f in files if f.role == "scene"],
+        card=_write_card(folders),
+        extra=functools.partial(_write_photographs, photographs, folders, labels, size),
+    )
+
+
+def read_list() -> list[_File]:
+    """Return the files of `stamps.csv`."""
+    text = resources.files(__package__).joinpath("stamps.csv").read_text(encoding="utf-8")
+    return [
+        _File(row["role"], row["package"], row["file"], row["label"])
+        for row in csv.DictReader(io.StringIO(text))
+    ]
+
+
+def check_files(files: Sequence[_File], folders: Mapping[str, Path]) -> None:
+    """Check that every listed file is in its package.
+
+    Raises:
+        FetchError: some are not; the first few are named.
+    """
+    missing = []
+    for file in files:
+        place, _, inside = file.file.partition("!")
+        path = folders[file.package] / place
+        if not path.is_file() or (inside and inside not in _open_resource(path).names()):
+            missing.append(f"{file.package}: {file.file}")
+    if missing:
+        raise FetchError(
+            f"{len(missing)} of {len(files)} files are not in their packages: "
+            f"{', '.join(missing[:3])}",
+            where="stamps",
+            mend="use Debian 12, whose packages the list was made from, or the data set synthetic",
+        )
+
+
+@functools.lru_cache(maxsize=8)
+def _open_resource(path: Path) -> ResourceFile:
+    return ResourceFile(path)
+
+
+def _read_cutout(path: Path) -> Image.Image:
+    cutout = read_cutout(path)
+    cutout = cutout.crop(find_box(np.asarray(cutout.getchannel("A"))))
+    filled = extend_colours(cutout)
+    filled.putalpha(cutout.getchannel("A"))
+    return filled
+
+
+def _read_photograph(file: _File, folders: Mapping[str, Path]) -> Image.Image:
+    place, _, inside = file.file.partition("!")
+    path = folders[file.package] / place
+    if not inside:
+        return read_image(path)
+    with Image.open(io.BytesIO(_open_resource(path).read(inside))) as image:
+        return image.convert("RGB")
+
+
+def _open_scene(file: _File, folders: Mapping[str, Path]) -> Scene:
+    # One decoding serves all crops, which are read one after the other.
+    read = functools.lru_cache(maxsize=1)(functools.partial(_read_photograph, file, folders))
+    crops = tuple(functools.partial(_crop, read, share, place) for share, place in CROPS)
+    return Scene(id=file.id, kind=file.label, crops=crops)
+
+
+def _crop(read: Any, share: float, place: float) -> Image.Image:
+    image: Image.Image = read()
+    side = round(share * min(image.size))
+    left = round(place * (image.width - side))
+    return image.crop((left, image.height - side, left + side, image.height))
+
+
+def _write_photographs(
+    files: Sequence[_File],
+    folders: Mapping[str, Path],
+    labels: Mapping[str, str],
+    size: int,
+    folder: Path,
+) -> list[dict[str, str]]:
+    """Write natural photographs whole, their shorter side no longer than twice the composites'."""
+    rows = []
+    for file in files:
+        name = f"{NATURAL}/{Path(file.file).parent.parent.name}-{Path(file.file).stem}"
+        path = folder / "images" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = _read_photograph(file, folders)
+        factor = 2 * size / min(image.size)
+        if factor < 1:
+            sides = (round(side * factor) for side in image.size)
+            image = image.resize((next(sides), next(sides)), Image.Resampling.LANCZOS)
+        image.save(path, compress_level=1)
+        rows.append(
+            {
+                "id": name,
+                "path": f"images/{name}.png",
+                "label": labels[file.label],
+                "attribute": "",
+                "split": NATURAL,
+                "mask": "",
+                "object": file.id,
+                "scene": file.id,
+            }
+        )
+    return rows
+
+
+def _write_card(folders: Mapping[str, Path]) -> dict[str, Any]:
+    return {
+        "licences": [
+            "tuxpaint-stamps-default: GPL-2",
+            "mate-backgrounds: GPL-2 or later, some CC-BY-SA-4.0",
+            "lomiri-wallpapers: CC-BY-4.0, CC-BY-SA-3.0, CC-BY-SA-4.0, CC0, file by file",
+            "plasma-workspace-wallpapers: LGPL-3 or CC-BY-SA-4.0, file by file",
+            "gcompris-qt-data: GPL-3 or later, photographs CC-BY, CC-BY-SA, public domain",
+        ],
+        "citation": "Tux Paint stamps; wallpapers of MATE, Lomiri, KDE Plasma; GCompris; by Debian",
+        "sources": [read_manifest(folder) for folder in folders.values()],
+    }
