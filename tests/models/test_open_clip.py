@@ -239,6 +239,15 @@ def test_a_copy_in_bfloat16_is_independent_and_close(opened, family):
     assert encoder.place(device="cpu").spec == encoder.spec
 
 
+def test_a_cast_keeps_the_statistics_of_batch_norms(opened):
+    encoder = opened("resnet")[0]
+    cast = encoder.place(dtype=torch.bfloat16).image_tower.state_dict()
+    for name, value in encoder.image_tower.state_dict().items():
+        exact = "bn" in name or "downsample.1" in name
+        assert torch.equal(cast[name], value if exact else value.to(torch.bfloat16)), name
+    assert encoder.place(dtype=torch.float64).image_tower.bn1.weight.dtype == torch.float64
+
+
 @pytest.mark.parametrize("family", ["clip", "siglip", "resnet"])
 def test_a_trained_copy_of_the_tower_goes_back_into_an_encoder(opened, family):
     encoder = opened(family)[0]

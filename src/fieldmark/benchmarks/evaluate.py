@@ -29,7 +29,7 @@ from fieldmark.core.records import ResultRow
 from fieldmark.core.registry import look_up
 from fieldmark.data.tables import ImageTable
 from fieldmark.methods.heads import HEADS, Head, HeadData, HeadKind
-from fieldmark.models.embed import Embeddings, Progress, embed_images
+from fieldmark.models.embed import Embeddings, Precision, Progress, embed_images
 from fieldmark.models.encoder import Encoder
 from fieldmark.models.prompts import TEMPLATES, ensemble_prompts
 
@@ -72,7 +72,7 @@ def evaluate(
     correlation: float = math.nan,
     cache: Path | None = None,
     batch_size: int = 64,
-    precision: str = "auto",
+    precision: Precision = "auto",
     skip_unreadable: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:

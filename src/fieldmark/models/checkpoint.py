@@ -146,9 +146,8 @@ def load_weights(load: Callable[[], object], *, path: Path) -> None:
     try:
         load()
     except (*errors, safetensors.SafetensorError) as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
         raise InputError(
-            f"these weights cannot be loaded ({' '.join(lines[:2])[:200]})",
+            f"these weights cannot be loaded ({' '.join(str(error).split())[:200]})",
             where=path,
             mend="check that the file is whole and belongs to this configuration",
         ) from error

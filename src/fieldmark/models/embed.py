@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from fieldmark.models.device import pick_dtype
 from fieldmark.models.embedding_cache import EmbeddingCache, open_embedding_cache
 from fieldmark.models.encoder import Encoder
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Progress = Callable[[int, int], None]
 # A killed run loses less than this; at the 55 images a second of two cores about ten seconds.
 SHARD = 512
@@ -77,7 +78,7 @@ def embed_images(
     *,
     cache: Path | None = None,
     batch_size: int = 64,
-    precision: str = "auto",
+    precision: Precision = "auto",
     skip_unreadable: bool = False,
     progress: Progress | None = None,
 ) -> Embeddings:
@@ -141,7 +142,7 @@ def embed_images(
 
 
 def embed_batches(
-    encoder: Encoder, batches: Iterable[Tensor], *, precision: str = "auto"
+    encoder: Encoder, batches: Iterable[Tensor], *, precision: Precision = "auto"
 ) -> NDArray[np.float32]:
     """Embed images that are in memory already, such as composites.
 

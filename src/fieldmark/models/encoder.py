@@ -64,7 +64,7 @@ class Tokens(NamedTuple):
 
     Attributes:
         values: (B,N,C). The first `prefix` tokens belong to no patch. Position embeddings are
-            already added (a conv tower appends each cell's row and column as two more channels),
+            already added (a conv tower may append a cell's row and column as two more channels),
             so a token can be removed by indexing before `run`.
         prefix: how many leading tokens are CLS or register tokens.
         grid: rows and columns of the full patch grid, whether or not tokens have been removed.

@@ -8,7 +8,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from fieldmark.core.errors import FetchError
+from fieldmark.core.errors import FetchError, FieldmarkError, MissingExtraError
 
 
 def fetch_hub_file(repo: str, names: tuple[str, ...], *, hint: str = "") -> Path:
@@ -38,7 +38,7 @@ def fetch_hub_file(repo: str, names: tuple[str, ...], *, hint: str = "") -> Path
         try:
             return Path(huggingface_hub.hf_hub_download(repo, name))
         except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-            reason = str(error).strip().splitlines()[0][:160]
+            reason = first_line(error)
     raise missing_file(repo, names[0], reason=reason, hint=hint)
 
 
@@ -55,6 +55,29 @@ def is_offline() -> bool:
     except OSError:
         return True
     return False
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return what an error of a library says, cut to one line of 160 characters.
+
+    Example:
+        >>> first_line(OSError("no such file\nlook elsewhere"))
+        'no such file'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:160] if lines else type(error).__name__
+
+
+def missing_library(error: ImportError) -> FieldmarkError:
+    """Return the error for a library that a tokenizer or a model needs.
+
+    Example:
+        >>> print(missing_library(ImportError("SiglipTokenizer requires SentencePiece")))
+        SiglipTokenizer requires SentencePiece; pip install sentencepiece protobuf
+    """
+    if error.name == "transformers":
+        return MissingExtraError("transformers", extra="hf")
+    return FetchError(first_line(error), mend="pip install sentencepiece protobuf")
 
 
 def fetch_tokenizer(repo: str) -> Path:

@@ -39,10 +39,10 @@ def load_encoder(
         InputError: a folder that holds no usable model.
 
     Example:
-        >>> load_encoder("packaged/dinov2-small")
+        >>> load_encoder("clip:ViT-B-16")
         Traceback (most recent call last):
         ...
-        fieldmark.core.errors.UnknownNameError: unknown open_clip model 'packaged'; known: EVA...
+        fieldmark.core.errors.UnknownNameError: unknown kind of model name 'clip'; known: hf-...
     """
     chosen = pick_device(device)
     dtype = pick_dtype(precision, device=chosen)

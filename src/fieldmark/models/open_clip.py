@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from fieldmark.core.errors import (
     FetchError,
     InputError,
-    MissingExtraError,
     UnknownNameError,
     UnsupportedEncoderError,
 )
@@ -32,7 +31,7 @@ from fieldmark.models.adapter import DualEncoder, fingerprint
 from fieldmark.models.checkpoint import find_weights, load_weights, replacing_folder, write_weights
 from fieldmark.models.conv_towers import ConvNeXt, ModifiedResNet, TimmTrunk
 from fieldmark.models.encoder import EncoderSpec
-from fieldmark.models.hub import fetch_hub_file, fetch_tokenizer
+from fieldmark.models.hub import fetch_hub_file, fetch_tokenizer, first_line, missing_library
 from fieldmark.models.preprocess import preprocess_image
 from fieldmark.models.towers import ClipViT, TimmViT, Tower
 
@@ -248,7 +247,8 @@ def make_tokenizer(text_cfg: dict[str, Any], *, folder: Path | None) -> Any:
         folder: holds the files of any other.
 
     Raises:
-        MissingExtraError: transformers, or what this tokenizer needs, is not installed.
+        MissingExtraError: transformers is not installed.
+        FetchError: another library that this tokenizer needs is not installed.
         InputError: the folder lacks its files.
     """
     from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
@@ -261,11 +261,10 @@ def make_tokenizer(text_cfg: dict[str, Any], *, folder: Path | None) -> Any:
     try:
         return HFTokenizer(str(folder), context_length=length, tokenizer_mode=mode, **kwargs)
     except ImportError as error:
-        raise MissingExtraError("what this tokenizer needs", extra="hf") from error
+        raise missing_library(error) from error
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:160]
         raise InputError(
-            f"its tokenizer cannot be read ({reason})",
+            f"its tokenizer cannot be read ({first_line(error)})",
             where=folder,
             mend="put tokenizer.json and tokenizer_config.json beside the weights",
         ) from error

@@ -55,6 +55,7 @@ def catch_input(call: nn.Module, pixels_BCHW: Tensor, *, at: nn.Module) -> Tenso
     """Run `call` until it reaches its submodule `at` and return what that one is given.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Flatten(), nn.ReLU())
         >>> catch_input(net, -torch.ones(1, 1, 1, 2), at=net[1]).tolist()
         [[-1.0, -1.0]]

@@ -20,16 +20,24 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fieldmark.core.errors import FetchError, InputError, MissingExtraError
+from fieldmark.core.errors import FetchError, InputError
 from fieldmark.core.registry import look_up
 from fieldmark.models.adapter import DualEncoder, fingerprint
 from fieldmark.models.checkpoint import PICKLES, load_weights, replacing_folder
 from fieldmark.models.encoder import EncoderSpec, Interpolation, Resize
 from fieldmark.models.hf_towers import ClipTower, NaflexTower, SiglipTower, join_patches
-from fieldmark.models.hub import fetch_hub_file, is_offline, missing_file
+from fieldmark.models.hub import (
+    fetch_hub_file,
+    first_line,
+    is_offline,
+    missing_file,
+    missing_library,
+)
 from fieldmark.models.towers import Tower
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+# transformers 5 writes one file for image processor and tokenizer, older checkpoints have two.
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 # Values of PIL's resampling filters, as processors keep them.
 INTERPOLATIONS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
@@ -101,7 +109,7 @@ def load_transformers(name: str) -> DualEncoder:
         name: a folder, or `org/repo` on the hub.
 
     Raises:
-        MissingExtraError: transformers, or what its tokenizer needs, is not installed.
+        MissingExtraError: transformers is not installed.
         UnknownNameError: a model of another type.
         FetchError: a hub file cannot be had.
         InputError: a folder without safetensors weights, or a damaged one.
@@ -109,14 +117,14 @@ def load_transformers(name: str) -> DualEncoder:
     try:
         from transformers import AutoConfig, AutoModel, AutoProcessor
     except ImportError as error:
-        raise MissingExtraError("transformers", extra="hf") from error
+        raise missing_library(error) from error
     folder = Path(name).expanduser()
     is_local = folder.is_dir()
     source = str(folder) if is_local else name
     if is_local:
         _check_folder(folder)
     else:
-        for names in (("config.json",), WEIGHTS, ("preprocessor_config.json",)):
+        for names in (("config.json",), WEIGHTS, PROCESSORS):
             fetch_hub_file(name, names, hint="hf:PATH")
     # Offline, the library would ask the hub for half a minute before it looks into its cache.
     local_only = is_local or is_offline()
@@ -125,7 +133,7 @@ def load_transformers(name: str) -> DualEncoder:
         look_up(TOWERS, config.model_type, kind="transformers model type")
         processor = AutoProcessor.from_pretrained(source, local_files_only=local_only)
     except ImportError as error:
-        raise MissingExtraError("what this tokenizer needs", extra="hf") from error
+        raise missing_library(error) from error
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(source, error, is_local=is_local) from error
     found: list[nn.Module] = []
@@ -166,7 +174,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _unreadable(source: str, error: Exception, *, is_local: bool) -> InputError | FetchError:
-    reason = str(error).strip().splitlines()[0][:160]
+    reason = first_line(error)
     if is_local:
         return InputError(
             f"processor or tokenizer cannot be read ({reason})",

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fieldmark.models.checkpoint import replacing_folder, write_weights
 from fieldmark.models.encoder import Attention, EncoderSpec, Tokens, normalise
 from fieldmark.models.preprocess import preprocess_image
 
@@ -193,10 +194,9 @@ class FakeEncoder:
 
     def save(self, folder: Path) -> None:
         """Write `fake_encoder.safetensors` and `fake_encoder.json` into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: value.contiguous() for name, value in self._tower.state_dict().items()}
-        safetensors.torch.save_file(state, folder / "fake_encoder.safetensors")
-        (folder / "fake_encoder.json").write_text(json.dumps(dataclasses.asdict(self.spec)))
+        with replacing_folder(folder) as part:
+            write_weights(self._tower, part / "fake_encoder.safetensors")
+            (part / "fake_encoder.json").write_text(json.dumps(dataclasses.asdict(self.spec)))
 
     @classmethod
     def load(cls, folder: Path) -> FakeEncoder:

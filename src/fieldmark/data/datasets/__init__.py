@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class DatasetInfo:
         citation: what to cite.
         builder: module and function that build it.
         options: what the builder can be told, with the defaults.
+        choices: the values of an option that has few.
     """
 
     name: str
@@ -31,6 +33,7 @@ class DatasetInfo:
     citation: str
     builder: tuple[str, str]
     options: Mapping[str, Any]
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 DATASETS: Mapping[str, DatasetInfo] = {
@@ -48,6 +51,7 @@ DATASETS: Mapping[str, DatasetInfo] = {
             "per_class": 200,
             "per_group": 100,
         },
+        choices={"task": ("birds-mammals", "waterbirds", "plants-artefacts")},
     ),
     "synthetic": DatasetInfo(
         name="synthetic",
@@ -103,8 +107,13 @@ def build_dataset(name: str, out: Path, *, options: Mapping[str, Any]) -> Path:
     return build(out, **{**info.options, **options})
 
 
-def check_dataset(root: Path) -> list[str]:
-    """Return what is missing or off in a built folder, in a line each; nothing if it is whole."""
+def check_dataset(root: Path, *, name: str = "") -> list[str]:
+    """Return what is missing or off in a built folder, in a line each; nothing if it is whole.
+
+    Args:
+        root: the folder.
+        name: the data set that it should be; any if empty.
+    """
     from fieldmark.data.backgrounds import read_backgrounds
     from fieldmark.data.foregrounds import read_foregrounds
     from fieldmark.data.tables import read_table
@@ -121,6 +130,9 @@ def check_dataset(root: Path) -> list[str]:
     ]
     if found:
         return found
+    card = json.loads((root / "card.json").read_text(encoding="utf-8"))
+    if name and card.get("name") != name:
+        found.append(f"{root / 'card.json'} says that this is {card.get('name')!r}")
     readers: tuple[Callable[[Path], Any], ...] = (read_table, read_foregrounds, read_backgrounds)
     for read, place in zip(
         readers, (root, root / "foregrounds", root / "backgrounds"), strict=True
