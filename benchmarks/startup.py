@@ -1,6 +1,6 @@
 """`fieldmark --help` against `python -c pass`, whole processes in turns. Target: at most 6 times.
 
-    python benchmarks/startup.py [--runs 20]
+python benchmarks/startup.py [--runs 20]
 """
 
 from __future__ import annotations

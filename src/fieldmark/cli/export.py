@@ -25,16 +25,17 @@ def export(
     ] = "open_clip",
 ) -> None:
     """Write weights, configuration and tokenizer; the library opens them without fieldmark."""
-    from fieldmark.models.load import load_encoder
+    from fieldmark.models.load import load_encoder, name_library
 
     if out.exists() and any(out.iterdir()):
         raise RunExistsError("holds other files", where=out, mend="choose an empty --out")
     encoder = load_encoder(model, device="cpu")
-    if encoder.library_name != to:
+    library = name_library(encoder)
+    if library != to:
         raise UnsupportedEncoderError(
-            f"comes from {encoder.library_name} and is not rewritten for {to}",
+            f"comes from {library} and is not rewritten for {to}",
             where=model,
-            mend=f"use --to {encoder.library_name}",
+            mend=f"use --to {library}",
         )
     encoder.save(out)
     call = {

@@ -125,3 +125,19 @@ def _existing(path: str) -> Path:
     if not folder.is_dir():
         raise InputError("is no folder", where=folder, mend="check the path")
     return folder
+
+
+def name_library(encoder: Encoder) -> str:
+    """Return whose layout `encoder.save` writes: `open_clip`, `hf`, or the encoder's own class.
+
+    Example:
+        >>> from fieldmark.testing import FakeEncoder
+        >>> name_library(FakeEncoder())
+        'FakeEncoder'
+    """
+    from fieldmark.models.open_clip import OpenClipLibrary
+    from fieldmark.models.transformers import TransformersLibrary
+
+    library = getattr(encoder, "library", encoder)
+    known: dict[type, str] = {OpenClipLibrary: "open_clip", TransformersLibrary: "hf"}
+    return known.get(type(library), type(library).__name__)
