@@ -14,6 +14,7 @@ import copy
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -66,7 +67,7 @@ def main() -> None:
             compute_alignment_loss(z.float(), anchor).mean().backward()
             optimizer.step()
 
-        def batches():
+        def batches() -> Iterator[torch.Tensor]:
             for i in range(args.steps + 2):
                 rows = plan.rows(slice(i * args.batch, (i + 1) * args.batch))
                 yield compositor.composite(rows.objects, rows.backgrounds, rows.scales).image

@@ -1,3 +1,3 @@
-"""fieldmark: find, explain, measure and remove what a vision-language model spuriously relies on."""
+"""fieldmark: find, measure and remove what a vision-language model spuriously relies on."""
 
 __version__ = "0.1.0"

@@ -8,8 +8,13 @@ from fieldmark.core.seeds import derive_seed, generator
 def test_streams_repeat_and_differ_by_name_and_seed():
     first = generator(0, "composites", 3).integers(2**40, size=4).tolist()
     assert generator(0, "composites", 3).integers(2**40, size=4).tolist() == first
-    others = [(0, "composites", 4), (1, "composites", 3), (0, "order", 3), (0, "composites3")]
-    for seed, *names in others:
+    others = [
+        (0, ("composites", 4)),
+        (1, ("composites", 3)),
+        (0, ("order", 3)),
+        (0, ("composites3",)),
+    ]
+    for seed, names in others:
         assert generator(seed, *names).integers(2**40, size=4).tolist() != first
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from fieldmark.methods.bap.plan import (
 )
 
 labels_of = st.lists(st.integers(0, 3), min_size=1, max_size=40).map(np.array)
-SHAPE = {"contexts": 4, "n_backgrounds": 7, "n_scales": 3, "seed": 1}
+SHAPE: dict[str, Any] = {"contexts": 4, "n_backgrounds": 7, "n_scales": 3, "seed": 1}
 
 
 @settings(deadline=None, max_examples=30)

@@ -8,11 +8,12 @@ under the run or in the cache, so a killed demo goes on where it was.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 from fieldmark.benchmarks.demo_parts import write_parts
 from fieldmark.benchmarks.evaluate import Evaluation, evaluate
+from fieldmark.benchmarks.pretraining import Report, report_step
 from fieldmark.benchmarks.structure import measure_images
 from fieldmark.core.fetch import cache_dir
 from fieldmark.core.records import ResultRow, Run, start_run
@@ -30,7 +32,6 @@ from fieldmark.data.tables import ImageTable, read_table
 from fieldmark.methods.bap.checkpoint import CHECKPOINT
 from fieldmark.methods.bap.config import BapConfig
 from fieldmark.methods.bap.pretrain import Pretrained, Pretraining, build_compositor, pretrain
-from fieldmark.methods.bap.training import TrainingProgress
 from fieldmark.methods.processes import Processes
 from fieldmark.models.device import pick_device
 from fieldmark.models.encoder import Encoder
@@ -40,7 +41,6 @@ HEADS = ("zero-shot", "linear-probe")
 # The split whose objects training has seen, by design.
 SEEN = "test_seen"
 PRETRAININGS = ("data-matched-control", "bap")
-Report = Callable[[str, int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,10 +198,6 @@ def _evaluate(
 
 
 def _pretrain(demo: _Demo, compositor: Any, method: str) -> Pretrained:
-    def on_step(at: TrainingProgress) -> None:
-        note = f"loss {at.loss:.4f}, {at.rate:.1f} images/s"
-        demo.report(f"train: {method}", at.step, at.total, note)
-
     with demo.timed(f"train {method}"):
         return pretrain(
             Pretraining(
@@ -213,7 +209,7 @@ def _pretrain(demo: _Demo, compositor: Any, method: str) -> Pretrained:
                 cache=cache_dir() / "anchors",
                 processes=Processes(),
                 on_anchor=lambda done, total: demo.report("anchors", done, total, ""),
-                on_step=on_step,
+                on_step=functools.partial(report_step, demo.report, f"train: {method}"),
             ),
             method=method,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from fieldmark.models.device import pick_device
 from fieldmark.models.encoder import Encoder
 from fieldmark.models.load import load_encoder
 
-Report = Callable[[int, int, str], None]
+Report = Callable[[str, int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +89,7 @@ def run_request(
     out: Path,
     device: str = "auto",
     resume: bool = False,
-    on_anchor: Report | None = None,
-    on_step: Report | None = None,
+    report: Report = lambda phase, done, total, note: None,
 ) -> Path:
     """Pre-train as asked and write OUT/encoder, OUT/results.jsonl and OUT/run.json.
 
@@ -98,8 +98,7 @@ def run_request(
         out: folder of the run.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         resume: go on with the unfinished run in `out`.
-        on_anchor: called with composites done, in all and a note.
-        on_step: called with steps done, in all and a note.
+        report: called with the phase, units done, units in all and a note.
 
     Raises:
         FieldmarkError: anything that is wrong with the request, before anything is written.
@@ -132,8 +131,8 @@ def run_request(
                 folder=out / "training",
                 cache=cache_dir() / "anchors",
                 processes=processes,
-                on_anchor=_note_anchors(on_anchor) if processes.first else None,
-                on_step=_note_steps(on_step) if processes.first else None,
+                on_anchor=lambda done, total: report("anchors", done, total, ""),
+                on_step=functools.partial(report_step, report, "training"),
             ),
             method=request.method,
         )
@@ -161,14 +160,9 @@ def _read(request: Request) -> tuple[Foregrounds, Backgrounds]:
     return foregrounds, backgrounds
 
 
-def _note_anchors(report: Report | None) -> Callable[[int, int], None] | None:
-    return None if report is None else lambda done, total: report(done, total, "")
-
-
-def _note_steps(report: Report | None) -> Callable[[TrainingProgress], None] | None:
-    if report is None:
-        return None
-    return lambda at: report(at.step, at.total, f"loss {at.loss:.4f}, {at.rate:.1f} images/s")
+def report_step(report: Report, phase: str, at: TrainingProgress) -> None:
+    """Report where training is, with loss and rate."""
+    report(phase, at.step, at.total, f"loss {at.loss:.4f}, {at.rate:.1f} images/s")
 
 
 def _record(run: Run, request: Request, encoder: Encoder, *, pretrained: Pretrained) -> None:

@@ -77,12 +77,7 @@ def bap(
         config=settings,
         seed=seed,
     )
-    with (
-        show_progress("anchors") as anchors,
-        show_progress("training") as training,
-    ):
-        run_request(
-            request, out=out, device=device, resume=resume, on_anchor=anchors, on_step=training
-        )
+    with show_progress() as report:
+        run_request(request, out=out, device=device, resume=resume, report=report)
     say(f"done: {out / 'encoder'}")
     say(f"measure it with: fieldmark evaluate --model {out} --data ...")

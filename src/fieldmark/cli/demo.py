@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from fieldmark.cli import options
-from fieldmark.cli.progress import print_results, say, show_phases
+from fieldmark.cli.progress import print_results, say, show_progress
 from fieldmark.cli.settings import read_settings
 from fieldmark.core.errors import FetchError
 from fieldmark.core.fetch import cache_dir
@@ -51,7 +51,7 @@ def demo(
     from fieldmark.report.page import write_page
 
     request = DemoRequest(data=folder, model=model, config=settings, seed=seed)
-    with show_phases() as report:
+    with show_progress() as report:
         run_demo(request, out=out, device=device, resume=resume, report=report)
     page = write_page(out)
     print_results(out)

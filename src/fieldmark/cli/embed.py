@@ -29,7 +29,7 @@ def embed(
     """
     from fieldmark.benchmarks.runs import run_embedding
 
-    with show_progress("embed") as report:
+    with show_progress() as report:
         run_embedding(
             model=model,
             data=data,
@@ -40,6 +40,6 @@ def embed(
             device=device,
             skip_unreadable=skip_unreadable,
             resume=resume,
-            report=report,
+            report=lambda done, total: report("embed", done, total, ""),
         )
     say(f"done: {out / 'embeddings.safetensors'}")

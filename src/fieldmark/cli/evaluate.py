@@ -55,7 +55,7 @@ def evaluate(
     """Measure accuracy by group, the worst group, and how far backgrounds move embeddings (BSI)."""
     from fieldmark.benchmarks.runs import run_evaluation
 
-    with show_progress("embed") as report:
+    with show_progress() as report:
         run_evaluation(
             model=model,
             data=data,
@@ -72,6 +72,6 @@ def evaluate(
             device=device,
             skip_unreadable=skip_unreadable,
             resume=resume,
-            report=report,
+            report=lambda done, total: report("embed", done, total, ""),
         )
     print_results(out)

@@ -1,18 +1,18 @@
-"""Progress on the terminal: what is done, how fast, how long it will take."""
+"""Progress on the terminal, or line by line in a log: what is done, how fast, how long it takes."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    SpinnerColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -21,38 +21,58 @@ from rich.progress import (
 
 # Tables go to standard output, everything that passes by goes to standard error.
 console = Console(stderr=True)
-
-
-class Report(Protocol):
-    """Say how far something is: units done, units in all, a note ("loss 0.12, 14 images/s")."""
-
-    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+# Called with the name of a phase, units done, units in all and a note ("loss 0.12").
+Report = Callable[[str, int, int, str], None]
+# How often a log that nobody watches gets a line, in seconds.
+LOG_EVERY = 20.0
 
 
 @contextmanager
-def show_progress(title: str, *, shown: bool = True) -> Iterator[Report]:
-    """Show a bar and yield the function that moves it.
+def show_progress() -> Iterator[Report]:
+    """Yield a function that reports progress: bars on a terminal, lines in a log.
 
-    Args:
-        title: what is going on.
-        shown: False prints nothing (all processes but the first).
+    Under `torchrun` only the first process shows anything.
     """
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not shown) as bar:
-        task = bar.add_task(title, total=None, note="")
+    if os.environ.get("RANK", "0") != "0":
+        yield lambda phase, done, total, note: None
+    elif console.is_terminal:
+        with _show_bars() as report:
+            yield report
+    else:
+        yield _write_lines()
 
-        def report(done: int, total: int, note: str = "") -> None:
-            bar.update(task, completed=done, total=total, note=note)
+
+@contextmanager
+def _show_bars() -> Iterator[Report]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    times = (TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, *times, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(phase: str, done: int, total: int, note: str) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=total, note=note)
+            bars.update(tasks[phase], completed=done, total=total, note=note)
 
         yield report
+
+
+def _write_lines() -> Report:
+    started: dict[str, tuple[float, int]] = {}
+    written: dict[str, float] = {}
+
+    def report(phase: str, done: int, total: int, note: str) -> None:
+        now = time.monotonic()
+        since, first = started.setdefault(phase, (now, done))
+        if done < total and now - written.setdefault(phase, now) < LOG_EVERY:
+            return
+        written[phase] = now
+        seconds = now - since
+        left = seconds * (total - done) / (done - first) if done > first else 0.0
+        ending = f", {left:.0f} s left" if done < total else f", {seconds:.0f} s"
+        say(f"{phase}: {done}/{total}{', ' if note else ''}{note}{ending}")
+
+    return report
 
 
 def say(text: str) -> None:
@@ -71,19 +91,3 @@ def print_results(out: Path) -> None:
     for table in list_tables(summarise(read_rows(out))):
         terminal.print(render_rich(table))
     say(f"done: {out / 'results.jsonl'}")
-
-
-@contextmanager
-def show_phases() -> Iterator[Callable[[str, int, int, str], None]]:
-    """Yield a function of a phase's name, units done, units in all and a note; a bar for each."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    times = (TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, *times, console=console) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def report(phase: str, done: int, total: int, note: str = "") -> None:
-            if phase not in tasks:
-                tasks[phase] = bars.add_task(phase, total=total, note=note)
-            bars.update(tasks[phase], completed=done, total=total, note=note)
-
-        yield report

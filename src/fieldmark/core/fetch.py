@@ -16,6 +16,7 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,13 @@ from fieldmark.core.errors import ChecksumError, FetchError
 
 log = logging.getLogger("fieldmark")
 
+# Without a connection pip ends with "no matching distribution", which is not what is wrong.
+_UNREACHABLE = (
+    "connection broken",
+    "Temporary failure resolving",
+    "Could not connect",
+    "timed out",
+)
 _ELSEWHERE = "or set FIELDMARK_CACHE to a folder that has it"
 
 
@@ -121,7 +129,7 @@ def fetch_debian(package: str) -> Path:
         Traceback (most recent call last):
         fieldmark.core.errors.FetchError: ../mate-backgrounds: is not the name of a Debian package
     """
-    if not package or not set(package) <= set("abcdefghijklmnopqrstuvwxyz0123456789+-."):
+    if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]*", package):
         raise FetchError("is not the name of a Debian package", where=package)
     target = cache_dir() / "debian" / package
     if target.is_dir():
@@ -235,7 +243,7 @@ def _download_package(package: str, folder: Path, mend: str) -> Path:
     if not any(folder.glob("*.deb")):
         # Lists are missing, unreadable or stale: fetch fresh ones beside the download.
         private = ["-o", f"Dir::State::lists={folder}/lists", "-o", f"Dir::Cache={folder}/cache"]
-        private += ["-o", "Debug::NoLocking=1"]
+        private += ["-o", "Debug::NoLocking=1", "-o", "APT::Update::Error-Mode=any"]
         (folder / "lists" / "partial").mkdir(parents=True)
         (folder / "cache" / "archives" / "partial").mkdir(parents=True)
         _run([*apt, *private, "update"], where=package, mend=mend, folder=folder)
@@ -262,11 +270,17 @@ def _run(
     )
     if done.returncode == 0:
         return done.stdout.strip()
-    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    # The client's own reason is its last line of error; warnings and advice stand around it.
-    reasons = [line for line in said if line.lower().startswith(("error", "e:"))] or said
-    reason = reasons[-1] if reasons else f"exit code {done.returncode}"
+    reason = _find_reason(done.stderr) or f"exit code {done.returncode}"
     raise FetchError(f"cannot be had ({reason})", where=where, mend=mend)
+
+
+def _find_reason(said: str) -> str:
+    if any(symptom in said for symptom in _UNREACHABLE):
+        return "no connection to the package registry"
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    # The client's own reason is its last line of error; warnings and advice stand around it.
+    reasons = [line for line in lines if line.lower().startswith(("error", "e:"))] or lines
+    return reasons[-1] if reasons else ""
 
 
 @contextlib.contextmanager

@@ -3,9 +3,9 @@
 The layout, all numbers big-endian (Qt, qtbase/src/corelib/io/qresource.cpp, versions 1 to 3):
 
     header  `qres`, version, offsets of the tree, the data and the names; from version 3 on flags
-    tree    one node an entry: offset of its name, flags, then for a folder the number of its children and the
-            index of the first, for a file territory, language and the offset of its data; from version 2 on
-            the time of modification. Node 0 is the root
+    tree    one node an entry: offset of its name, flags, then for a folder the number of its
+            children and the index of the first, for a file territory, language and the offset of
+            its data; from version 2 on the time of modification. Node 0 is the root
     names   length in UTF-16 units, hash, text
     data    length, then the bytes: as they are, or from zlib with the unpacked length before them
 """
@@ -60,12 +60,12 @@ class ResourceFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._bytes = path.read_bytes()
-        magic, version, tree, data, names = self._unpack(">4s4I", 0)
-        if magic != b"qres":
+        if self._bytes[:4] != b"qres":
             raise InputError("is not a Qt resource file", where=path)
+        version, tree, data, names = self._unpack(">4I", 4)
         if version not in (1, 2, 3):
             raise InputError(f"has the unknown resource version {version}", where=path)
-        self._tree, self._data, self._names = int(tree), int(data), int(names)
+        self._tree, self._data, self._names = tree, data, names
         self._node_size = 14 if version == 1 else 22
         self._entries = {entry.name: entry for entry in self._walk(0, "", 0)}
 
@@ -77,7 +77,8 @@ class ResourceFile:
         """Return the bytes of one file inside.
 
         Raises:
-            InputError: there is no such file, it is cut short, or packed in a way that is not known.
+            InputError: there is no such file, it is cut short, or packed in a way that is not
+                known.
         """
         if name not in self._entries:
             raise InputError(f"has no file {name!r}", where=self.path)
