@@ -26,7 +26,7 @@ def test_title_and_sentences_hold_the_numbers() -> None:
         summaries(
             make("native", 0.36),
             make("bap", 0.70),
-            make("control", 0.62),
+            make("data-matched-control", 0.62),
             make("oracle", 0.69),
             make("native", 0.37, split="test_seen"),
             make("bap", 0.96, split="test_seen"),

@@ -81,13 +81,23 @@ def say(text: str) -> None:
 
 
 def print_results(out: Path) -> None:
-    """Print the tables of a finished run on standard output, and where the run is."""
+    """Print the main tables of a finished run on standard output, and where all figures are."""
     from fieldmark.core.records import read_rows
-    from fieldmark.report.formats import render_rich
-    from fieldmark.report.sections import list_tables
-    from fieldmark.report.tables import summarise
+    from fieldmark.report import render_rich, summarise, tabulate
+    from fieldmark.report.names import SPLIT_ORDER, SPLITS, name, sort_known
 
-    terminal = Console()
-    for table in list_tables(summarise(read_rows(out))):
-        terminal.print(render_rich(table))
-    say(f"done: {out / 'results.jsonl'}")
+    summaries = summarise(read_rows(out))
+    # A log has no width of its own; a terminal of 80 columns holds these tables.
+    terminal = Console() if Console().is_terminal else Console(width=120)
+    for split in sort_known({s.key["split"] for s in summaries}, order=SPLIT_ORDER):
+        here = [s for s in summaries if s.key["split"] == split]
+        for keys, metrics in (
+            (("method", "head"), ("acc_wg", "acc_avg")),
+            (("method",), ("bsi_total", "bsi_per_dimension", "additivity")),
+        ):
+            chosen = [s for s in here if s.key["metric"] in metrics]
+            if chosen:
+                caption = name(split, known=SPLITS)
+                table = tabulate(chosen, caption=caption, keys=keys, metrics=metrics)
+                terminal.print(render_rich(table))
+    say(f"all figures: {out / 'results.jsonl'}")

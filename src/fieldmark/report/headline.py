@@ -162,7 +162,10 @@ def _describe_sensitivity(summaries: Sequence[Summary]) -> str:
     if not found:
         return ""
     metric = found[0].key["metric"]
-    figures = _by_method([s for s in found if s.key["metric"] == metric])
+    split = names.sort_known((s.key["split"] for s in found), order=names.SPLIT_ORDER)[0]
+    figures = _by_method(
+        [s for s in found if (s.key["metric"], s.key["split"]) == (metric, split)]
+    )
     pair = _write_pair(*_choose_pair(figures))
     return f"{names.MEANINGS['BSI'].split(':')[0].capitalize()} (lower is better): {pair}."
 

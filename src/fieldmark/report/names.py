@@ -10,9 +10,8 @@ from typing import NamedTuple
 DASH = "\N{EN DASH}"
 METHODS = {
     "native": "native",
-    "control": "data-matched control",
-    "data-matched": "data-matched control",
-    "random-anchors": "random anchors",
+    "data-matched-control": "data-matched control",
+    "random-orthogonal-anchors": "random orthogonal anchors",
     "bap": "BAP",
     "oracle": "oracle",
 }
@@ -53,7 +52,13 @@ MEANINGS = {
     "residual variance": "variance that neither object nor scene accounts for",
 }
 SPLIT_ORDER = ("test_unseen", "test_seen", "test", "test_natural", "val", "train")
-METHOD_ORDER = ("native", "random anchors", "data-matched control", "BAP", "oracle")
+METHOD_ORDER = (
+    "native",
+    "random orthogonal anchors",
+    "data-matched control",
+    "BAP",
+    "oracle",
+)
 
 _GROUP = re.compile(r"^(?:acc_)?y:(?P<label>.+?)(?:_(?P<field>[a-z]+):(?P<attribute>.+))?$")
 

@@ -162,17 +162,21 @@ def _capitalise(text: str) -> str:
 
 
 def list_tables(summaries: Sequence[Summary]) -> tuple[Table, ...]:
-    """Lay out the accuracies, a table for each split, then every other measure but groups."""
+    """Lay out the main accuracies, a table for each split, then the measures of embeddings.
+
+    What is left out here stands in the table of all figures.
+    """
     whole = [s for s in summaries if names.parse_group(s.key["metric"]) is None]
     accuracies = [s for s in whole if "acc_" in s.key["metric"]]
-    others = [s for s in whole if "acc_" not in s.key["metric"]]
-    order = ("acc_wg", "acc_avg", "adj_acc_avg", "acc_groups_mean")
+    others = [
+        s for s in whole if "acc_" not in s.key["metric"] and ":" not in s.key["metric"]
+    ]
+    order = ("acc_wg", "acc_avg", "adj_acc_avg")
     tables = []
     for split in names.sort_known((s.key["split"] for s in accuracies), order=names.SPLIT_ORDER):
         chosen = [s for s in accuracies if s.key["split"] == split]
-        metrics = names.sort_known((s.key["metric"] for s in chosen), order=order)
         caption = _capitalise(names.name(split, known=names.SPLITS)) or "Accuracy"
-        tables.append(tabulate(chosen, caption=caption, keys=("method", "head"), metrics=metrics))
+        tables.append(tabulate(chosen, caption=caption, keys=("method", "head"), metrics=order))
     if others:
         tables.append(tabulate(others, caption="Other measures", keys=("method",)))
     return tuple(tables)

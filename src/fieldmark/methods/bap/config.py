@@ -77,6 +77,7 @@ _QUICK = {
     "anchor_contexts": 16,
     "epochs": 6,
     "batch_size": 32,
+    "accumulation": 2,
     "learning_rate": 2e-5,
     "checkpoint_seconds": 30,
 }
