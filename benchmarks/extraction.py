@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -81,14 +82,14 @@ def measure(
     for warm in (cast, encoder):
         encode_alone(warm, ready[:1])
     embed_images(encoder, table.take(np.arange(4)), cache=caches[-1])
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    rounds_of: dict[str, list[Seconds]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            synchronise(device)
-            seconds[name].append(time.perf_counter() - start)
-    ratios = [bare / embed for bare, embed in zip(seconds["bare"], seconds["embed"], strict=True)]
+            rounds_of[name].append(time_once(way, device))
+    ratios = [
+        bare.wall / embed.wall
+        for bare, embed in zip(rounds_of["bare"], rounds_of["embed"], strict=True)
+    ]
     low, high = (embed_batches(encoder, ready, precision=p) for p in ("auto", "fp32"))
     cosines = (low * high).sum(axis=1)
     return {
@@ -104,6 +105,20 @@ def measure(
         "embed to bare, median": round(statistics.median(ratios), 3),
         "cosine to fp32": {"mean": float(cosines.mean()), "least": float(cosines.min())},
     }
+
+
+class Seconds(NamedTuple):
+    """What one round took; on a machine that others use, `cpu` says more than `wall`."""
+
+    wall: float
+    cpu: float
+
+
+def time_once(way: Callable[[], object], device: torch.device) -> Seconds:
+    wall, cpu = time.perf_counter(), time.process_time()
+    way()
+    synchronise(device)
+    return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def encode_alone(encoder: Encoder, batches: list[Tensor]) -> None:

@@ -12,6 +12,9 @@ from PIL import Image
 from fieldmark.data.backgrounds import read_backgrounds
 from fieldmark.data.compositing import Compositor
 from fieldmark.data.foregrounds import read_foregrounds
+from fieldmark.methods.bap.config import METHOD_NAMES
+from fieldmark.methods.bap.pretrain import Pretraining, pretrain
+from fieldmark.methods.processes import Processes
 from fieldmark.models.adapter import replace_image_tower
 from fieldmark.models.device import (
     deterministic,
@@ -26,6 +29,8 @@ from fieldmark.models.load import load_encoder
 from fieldmark.models.open_clip import load_folder
 from fieldmark.models.prompts import TEMPLATES, ensemble_prompts
 from fieldmark.models.transformers import load_transformers
+from fieldmark.testing import FakeEncoder
+from tests.methods.bap_material import CONFIG, open_compositor
 from tests.models import tiny
 
 pytestmark = [
@@ -153,3 +158,21 @@ def test_composites_are_those_of_the_cpu(tmp_path):
     assert there.image.device.type == "cuda"
     assert torch.equal(there.mask.cpu(), here.mask)
     assert int((there.image.cpu().int() - here.image.int()).abs().max()) <= 1
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_pre_training_runs_and_resumes(tmp_path, method):
+    run = Pretraining(
+        encoder=FakeEncoder().place(device="cuda"),
+        compositor=open_compositor(tmp_path),
+        config=CONFIG.model_copy(update={"precision": "bf16"}),
+        seed=0,
+        folder=tmp_path / "training",
+        cache=tmp_path / "anchors",
+        processes=Processes(),
+    )
+    whole = pretrain(run, method=method)
+    assert next(whole.encoder.image_tower.parameters()).device.type == "cuda"
+    assert len(whole.trained.losses) == 15
+    again = pretrain(run, method=method)
+    assert again.trained.losses == whole.trained.losses

@@ -128,8 +128,8 @@ def unit(values: Tensor) -> Tensor:
 def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast a model's weights in place; batch norms stay float32 where `dtype` is a half type.
 
-    Their statistics lose what they are for in 8 bits: EfficientNet-Lite0 has 1 - cosine to float32
-    of 5.3e-4 with them in bfloat16 and of 2.3e-4 without, and is the faster for it.
+    Their statistics lose what they are for in 8 bits: on 48 smooth images EfficientNet-Lite0 has a
+    mean 1 - cosine to float32 of 2.4e-3 with them in bfloat16 and of 1.5e-3 without.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
