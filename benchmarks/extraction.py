@@ -82,14 +82,6 @@ def measure(
     for warm in (cast, encoder):
         encode_alone(warm, ready[:1])
     embed_images(encoder, table.take(np.arange(4)), cache=caches[-1])
-    rounds_of: dict[str, list[Seconds]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            rounds_of[name].append(time_once(way, device))
-    ratios = [
-        bare.wall / embed.wall
-        for bare, embed in zip(rounds_of["bare"], rounds_of["embed"], strict=True)
-    ]
     low, high = (embed_batches(encoder, ready, precision=p) for p in ("auto", "fp32"))
     cosines = (low * high).sum(axis=1)
     return {
@@ -98,12 +90,35 @@ def measure(
         "threads": torch.get_num_threads(),
         "dtype": str(dtype),
         "images": len(table),
-        "images a second": {
-            name: round(len(table) / statistics.median(times), 1) for name, times in seconds.items()
-        },
-        "embed to bare, each round": [round(ratio, 3) for ratio in ratios],
-        "embed to bare, median": round(statistics.median(ratios), 3),
         "cosine to fp32": {"mean": float(cosines.mean()), "least": float(cosines.min())},
+        **summarise(take_turns(ways, rounds=rounds, device=device), images=len(table)),
+    }
+
+
+def take_turns(
+    ways: dict[str, Callable[[], object]], *, rounds: int, device: torch.device
+) -> dict[str, list[Seconds]]:
+    taken: dict[str, list[Seconds]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            taken[name].append(time_once(way, device))
+    return taken
+
+
+def summarise(taken: dict[str, list[Seconds]], *, images: int) -> dict[str, object]:
+    pairs = list(zip(taken["bare"], taken["embed"], strict=True))
+    return {
+        "images a second": {
+            name: round(images / statistics.median(time.wall for time in times), 1)
+            for name, times in taken.items()
+        },
+        "milliseconds of processor an image": {
+            name: round(1000 * statistics.median(time.cpu for time in times) / images, 1)
+            for name, times in taken.items()
+        },
+        "embed to bare, each round": [round(bare.wall / embed.wall, 3) for bare, embed in pairs],
+        "embed to bare": round(statistics.median(b.wall / e.wall for b, e in pairs), 3),
+        "embed to bare, processor": round(statistics.median(b.cpu / e.cpu for b, e in pairs), 3),
     }
 
 

@@ -40,6 +40,8 @@ from fieldmark.models.load import load_encoder
 HEADS = ("zero-shot", "linear-probe")
 # The split whose objects training has seen, by design.
 SEEN = "test_seen"
+# Composites that additivity is measured on.
+STRUCTURE = 32
 PRETRAININGS = ("data-matched-control", "bap")
 
 
@@ -135,7 +137,7 @@ def run_demo(
     mended = pretrained["bap"].encoder
     with demo.timed("structure"):
         for name, encoder in (("native", demo.encoder), ("bap", mended)):
-            run.add(measure_images(encoder, compositor, blank=_blank(demo, name), count=64))
+            run.add(measure_images(encoder, compositor, blank=_blank(demo, name), count=STRUCTURE))
     mended.save(out / "encoder")
     with demo.timed("page"):
         write_parts(

@@ -163,9 +163,7 @@ def _describe_sensitivity(summaries: Sequence[Summary]) -> str:
         return ""
     metric = found[0].key["metric"]
     split = names.sort_known((s.key["split"] for s in found), order=names.SPLIT_ORDER)[0]
-    figures = _by_method(
-        [s for s in found if (s.key["metric"], s.key["split"]) == (metric, split)]
-    )
+    figures = _by_method([s for s in found if (s.key["metric"], s.key["split"]) == (metric, split)])
     pair = _write_pair(*_choose_pair(figures))
     return f"{names.MEANINGS['BSI'].split(':')[0].capitalize()} (lower is better): {pair}."
 

@@ -168,9 +168,7 @@ def list_tables(summaries: Sequence[Summary]) -> tuple[Table, ...]:
     """
     whole = [s for s in summaries if names.parse_group(s.key["metric"]) is None]
     accuracies = [s for s in whole if "acc_" in s.key["metric"]]
-    others = [
-        s for s in whole if "acc_" not in s.key["metric"] and ":" not in s.key["metric"]
-    ]
+    others = [s for s in whole if "acc_" not in s.key["metric"] and ":" not in s.key["metric"]]
     order = ("acc_wg", "acc_avg", "adj_acc_avg")
     tables = []
     for split in names.sort_known((s.key["split"] for s in accuracies), order=names.SPLIT_ORDER):
