@@ -1,6 +1,6 @@
 """The demo at several seeds: the figures that the README quotes, with what is asked of them.
 
-    python benchmarks/demo.py --out runs/demo [--seeds 3] [--task birds-mammals]
+    python benchmarks/demo.py [--out runs/demo] [--seeds 3] [--task birds-mammals]
 
 Each seed is a run of `fieldmark demo` in its own process (OUT/seed-N); a finished one is not
 repeated. Prints the table over seeds, and which targets hold.
@@ -36,7 +36,7 @@ def find(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--task", default="birds-mammals")
     parser.add_argument("more", nargs="*", help="further words for `fieldmark demo`, after --")

@@ -3,8 +3,8 @@
     .venv/bin/python recipes/distil_text_head.py --photographs FOLDER
 
 The teacher is ConSE (Norouzi et al. 2014): EfficientNet-Lite0's posterior over the 1,000 ImageNet
-classes, whose names the sentence encoder knows. Each image tower gets a linear map into the space of
-the sentence encoder, such that a softmax over the names gives back the teacher's posterior:
+classes, whose names the sentence encoder knows. Each image tower gets a linear map into the space
+of the sentence encoder, such that a softmax over the names gives the teacher's posterior again:
 
     loss = KL over the 1,000 names
          + alpha * KL over the sibling nodes of WordNet above them (bird, mammal, reptile, ...)
@@ -12,8 +12,8 @@ the sentence encoder, such that a softmax over the names gives back the teacher'
 
 The last term keeps W well-conditioned, so that what the tower knows of the background survives the
 map. Images are unlabelled: one photograph of each ImageNet class (the public repository
-EliSchwartz/imagenet-sample-images, given by --photographs) and the paintings of GCompris. No cut-out,
-scene or photograph that the data set `stamps` uses is among them.
+EliSchwartz/imagenet-sample-images, given by --photographs) and the paintings of GCompris. No
+cut-out, scene or photograph that the data set `stamps` uses is among them.
 
 About 15 minutes on 2 cores, nearly all of it features, which are kept in --work.
 """
@@ -23,10 +23,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import itertools
 import platform
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,7 +82,7 @@ SETTINGS = {
 
 
 class Features(NamedTuple):
-    """What the towers see in n views: DINOv2's (n,384), EfficientNet's (n,1280), posteriors (n,1000)."""
+    """What the towers see in n views: features (n,384), (n,1280) and the posterior (n,1000)."""
 
     dinov2: Tensor
     efficientnet: Tensor
@@ -202,7 +203,7 @@ def crop_middle(image: Image.Image) -> np.ndarray:
 
 
 def crop_randomly(image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    """Crop a box of 1/4 to all of the area and a ratio of 3/4 to 4/3, resize and maybe mirror it."""
+    """Crop a box of 1/4 to all of the area and a ratio of 3/4 to 4/3; mirror half of them."""
     area, ratio = rng.uniform(0.25, 1) * image.width * image.height, rng.uniform(-1, 1)
     stretch = (4 / 3) ** (ratio / 2)
     width = min(image.width, area**0.5 * stretch)
@@ -234,14 +235,18 @@ def extract_batch(dinov2, efficientnet, batch: list[np.ndarray]) -> Features:
     """Run both towers over one batch."""
     pixels = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).float() / 255
     seen = {
-        name: (pixels - torch.tensor(item.mean).view(3, 1, 1))
-        / torch.tensor(item.std).view(3, 1, 1)
+        name: (pixels - column(item.mean)) / column(item.std)
         for name, item in packaged.PACKAGED.items()
     }
     maps = efficientnet.forward_features(seen["efficientnet-lite0"])
     pooled = efficientnet.forward_head(maps, pre_logits=True)
     logits = efficientnet.classifier(pooled)
     return Features(dinov2(seen["dinov2-small"].bfloat16()).float(), pooled, logits.softmax(dim=1))
+
+
+def column(values: Sequence[float]) -> Tensor:
+    """Shape three numbers so that they go with (B,3,H,W)."""
+    return torch.tensor(values).view(3, 1, 1)
 
 
 def embed_names(model, tokenizer, wordnet: Path) -> Bank:
@@ -305,7 +310,7 @@ def read_wordnet(path: Path, synsets: Sequence[str]):
             if len(under[node]) >= 3:
                 children.setdefault(parent, []).append(node)
     families = [nodes for _, nodes in sorted(children.items()) if len(nodes) >= 2]
-    order = {node: at for at, node in enumerate(dict.fromkeys(sum(families, [])))}
+    order = {node: at for at, node in enumerate(dict.fromkeys(itertools.chain(*families)))}
     membership = torch.zeros(len(synsets), len(order))
     for node, at in order.items():
         membership[list(under[node]), at] = 1
@@ -363,7 +368,7 @@ def find_orthogonal_map(inputs: Tensor, posterior: Tensor, names: Tensor) -> Ten
 
 
 def sibling_loss(embedding: Tensor, target: Tensor, bank: Bank) -> Tensor:
-    """Sum over WordNet groups the divergence among siblings, weighted by the teacher's mass there."""
+    """Sum the divergences among siblings, each weighted by the teacher's mass in its group."""
     logits, mass = embedding @ bank.nodes.T, target @ bank.membership
     losses = [
         -(mass[:, group] * logits[:, group].log_softmax(dim=1)).sum(dim=1).mean()

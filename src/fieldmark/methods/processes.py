@@ -31,7 +31,7 @@ class Processes:
         return self.rank == 0
 
     def place(self, device: torch.device) -> torch.device:
-        """Return the GPU of this process where `device` is a GPU and there are several processes."""
+        """Return this process's GPU where `device` is one and there are several processes."""
         if device.type == "cuda" and self.world > 1:
             return torch.device("cuda", self.local_rank)
         return device

@@ -5,9 +5,9 @@ space to the other that ships with fieldmark (text_head.py). `prepare` writes th
 local-dir layout, so that `open_clip.create_model_and_transforms("local-dir:FOLDER")` and
 `open_clip.get_tokenizer("local-dir:FOLDER")` open them with no network and without fieldmark.
 
-- `dinov2-small`: DINOv2 ViT-S/14 (Oquab et al. 2023) at 224 pixels, CLS token, as a saliency model
-  tuned it further: that wheel has no other. It is held by open_clip's own `VisionTransformer`, since
-  open_clip cannot build timm's from a folder alone at another size than 518.
+- `dinov2-small`: DINOv2 ViT-S/14 (Oquab et al. 2023) at 224 pixels, CLS token, as the wheel's
+  saliency model left it. It is held by open_clip's own `VisionTransformer`, since open_clip cannot
+  build timm's from a folder alone at another size than 518.
 - `efficientnet-lite0`: EfficientNet-Lite0 (Tan and Le 2019), in timm's `tf_efficientnet_lite0`. The
   map stands in for ConSE (Norouzi et al. 2014), for whose softmax open_clip has no place.
 """

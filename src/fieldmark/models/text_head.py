@@ -1,6 +1,6 @@
 """The linear maps that ship with fieldmark and give an image tower words (`heads/`).
 
-They are made by `recipes/distil_text_head.py`; what they were made of is in the JSON file beside each.
+`recipes/distil_text_head.py` makes them; what out of is in the JSON file beside each.
 """
 
 from __future__ import annotations

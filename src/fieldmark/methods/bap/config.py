@@ -71,14 +71,13 @@ _NICO = {
     "minimum_learning_rate": 5e-7,
     "warmup": 400,
 }
-# Few objects and two cores: fewer and larger steps than Table 17, found on the synthetic data set.
+# Few objects and two slow cores: fewer composites, smaller and larger steps than Table 17.
 _QUICK = {
     "contexts": 4,
-    "anchor_contexts": 16,
-    "epochs": 6,
-    "batch_size": 32,
-    "accumulation": 2,
-    "learning_rate": 2e-5,
+    "anchor_contexts": 8,
+    "epochs": 3,
+    "batch_size": 16,
+    "learning_rate": 3e-5,
     "checkpoint_seconds": 30,
 }
 METHOD_NAMES = ("bap", "data-matched-control", "random-orthogonal-anchors")
