@@ -22,7 +22,7 @@ from typing import Any
 from fieldmark.benchmarks.demo_parts import write_parts
 from fieldmark.benchmarks.evaluate import Evaluation, evaluate
 from fieldmark.benchmarks.pretraining import Report, report_step
-from fieldmark.benchmarks.structure import measure_images
+from fieldmark.benchmarks.structure import measure_images, measure_texts
 from fieldmark.core.fetch import cache_dir
 from fieldmark.core.records import ResultRow, Run, start_run
 from fieldmark.data.backgrounds import read_backgrounds
@@ -138,6 +138,7 @@ def run_demo(
     with demo.timed("structure"):
         for name, encoder in (("native", demo.encoder), ("bap", mended)):
             run.add(measure_images(encoder, compositor, blank=_blank(demo, name), count=STRUCTURE))
+        run.add(measure_texts(demo.encoder, blank=_blank(demo, "native")))
     mended.save(out / "encoder")
     with demo.timed("page"):
         write_parts(

@@ -7,6 +7,7 @@ of a mean over K backgrounds (Eq. 6, appendix G), on composites whose parts are 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -33,6 +34,21 @@ GREY = 128
 # The values of K of BAP G.3.
 SIZES = (1, 2, 3, 5, 8, 10, 15, 20, 30, 40)
 SEQUENCES = 200
+# Objects and backgrounds that often come together, in images and in talk (BAP A.2).
+OBJECTS = ("bird", "duck", "cow", "camel", "dog", "fish", "boat", "car", "guitar", "flower")
+SCENES = (
+    "forest",
+    "lake",
+    "desert",
+    "meadow",
+    "kitchen",
+    "street",
+    "beach",
+    "snow",
+    "swamp",
+    "sky",
+)
+WORD_PAIRS = tuple(itertools.product(OBJECTS, SCENES))
 
 
 def isolate_objects(image_BCHW: Tensor, mask_BHW: Tensor) -> Tensor:
@@ -94,7 +110,7 @@ def measure_images(
 
 
 def measure_texts(
-    encoder: Encoder, pairs: Sequence[tuple[str, str]], *, blank: ResultRow
+    encoder: Encoder, pairs: Sequence[tuple[str, str]] = WORD_PAIRS, *, blank: ResultRow
 ) -> list[ResultRow]:
     """Measure additivity S of a text tower over word pairs (BAP appendix A).
 

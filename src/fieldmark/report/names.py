@@ -39,6 +39,7 @@ METRICS = {
     "acc_groups_mean": "mean of groups",
     "bsi": "BSI",
     "additivity": "additivity S",
+    "text_additivity": "text additivity S",
     "residual_variance": "residual variance",
 }
 MEANINGS = {
@@ -48,6 +49,7 @@ MEANINGS = {
     "mean of groups": "unweighted mean of the accuracies of the groups",
     "BSI": "background sensitivity index: how far a change of background moves an embedding, "
     "against the spread within a background; lower is better",
+    "text additivity S": "the same for words, by the text tower",
     "additivity S": "share of the embedding that is a sum of an object part and a scene part",
     "residual variance": "variance that neither object nor scene accounts for",
 }
