@@ -67,7 +67,7 @@ class Setting:
     regularisation: float
     siblings: float
     dtype: str
-    steps: int = 1000
+    steps: int = 400
     batch: int = 1024
     learning_rate: float = 3e-3
     first_scale: float = 30.0

@@ -61,7 +61,7 @@ def isolate_objects(image_BCHW: Tensor, mask_BHW: Tensor) -> Tensor:
     Example:
         >>> image, mask = torch.full((1, 3, 1, 2), 9, dtype=torch.uint8), torch.tensor([[[0, 255]]])
         >>> isolate_objects(image, mask.to(torch.uint8))[0, 0].tolist()
-        [128, 9]
+        [[128, 9]]
     """
     share = mask_BHW.unsqueeze(1).float() / 255
     return (image_BCHW * share + GREY * (1 - share)).round().to(torch.uint8)
