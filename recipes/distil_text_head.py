@@ -214,7 +214,7 @@ def crop_randomly(image: Image.Image, rng: np.random.Generator) -> np.ndarray:
     return view[:, ::-1] if rng.random() < 0.5 else view
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def extract_features(model, views: Iterator[np.ndarray]) -> Features:
     """Run both towers over all views, DINOv2 in bf16 weights."""
     dinov2, efficientnet = model.visual.bfloat16(), open_efficientnet()
@@ -268,7 +268,7 @@ def embed_names(model, tokenizer, wordnet: Path) -> Bank:
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed_ensemble(model, tokenizer, names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Embed each name in each template and average: (len(names),D), unit norm."""
     texts = [template.format(name) for name in names for template in templates]

@@ -37,7 +37,7 @@ from fieldmark.models.device import pick_device
 from fieldmark.models.encoder import Encoder
 from fieldmark.models.load import load_encoder
 
-HEADS = ("zero-shot", "linear-probe")
+HEADS = ("zero-shot", "linear-probe", "convex-probe")
 # The split whose objects training has seen, by design.
 SEEN = "test_seen"
 # Composites that additivity is measured on.

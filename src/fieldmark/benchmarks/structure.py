@@ -87,15 +87,22 @@ def measure_images(
     objects = rng.integers(compositor.n_objects, size=count)
     scenes = rng.integers(compositor.n_backgrounds, size=count)
     scales = rng.integers(compositor.n_scales, size=count)
-    whole, alone = [], []
-    for start in range(0, count, BATCH):
-        rows = slice(start, start + BATCH)
-        made = compositor.composite(objects[rows], scenes[rows], scales[rows])
-        whole.append(embed_batches(encoder, [made.image]))
-        alone.append(embed_batches(encoder, [isolate_objects(made.image, made.mask)]))
+    starts = range(0, count, BATCH // 2)
+
+    def pairs() -> Iterator[Tensor]:
+        for start in starts:
+            rows = slice(start, start + BATCH // 2)
+            made = compositor.composite(objects[rows], scenes[rows], scales[rows])
+            yield torch.cat([made.image, isolate_objects(made.image, made.mask)])
+
+    halves = [
+        np.split(both, 2)
+        for both in np.split(embed_batches(encoder, pairs()), [2 * start for start in starts[1:]])
+    ]
+    whole, alone = (np.concatenate(half) for half in zip(*halves, strict=True))
     used, where = np.unique(scenes, return_inverse=True)
     background = _embed_scenes(encoder, compositor, used)
-    score = summarise_additivity(np.concatenate(whole), np.concatenate(alone), background[where])
+    score = summarise_additivity(whole, alone, background[where])
     draws = rng.integers(len(used), size=(SEQUENCES, max(SIZES)))
     residual = measure_residual_variance(background[draws], background.mean(axis=0), sizes=SIZES)
     return [

@@ -49,7 +49,7 @@ def choose_focus(summaries: Sequence[Summary]) -> Focus | None:
         return None
     splits = names.sort_known((s.key["split"] for s in worst), order=names.SPLIT_ORDER)
     there = [s for s in worst if s.key["split"] == splits[0]]
-    order = ("linear-probe", "linear_probe", "logistic", "zero-shot")
+    order = ("linear-probe", "convex-probe", "zero-shot")
     head = names.sort_known((s.key["head"] for s in there), order=order)[0]
     with_head = [s for s in there if s.key["head"] == head]
     known = [s for s in with_head if not math.isnan(s.key["correlation"])]

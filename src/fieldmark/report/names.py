@@ -18,7 +18,7 @@ METHODS = {
 HEADS = {
     "zero-shot": "zero-shot",
     "linear-probe": "linear probe",
-    "logistic": "logistic probe",
+    "convex-probe": "convex probe",
     "oracle": "oracle probe",
     "dfr": "DFR",
     "afr": "AFR",
