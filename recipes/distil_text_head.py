@@ -219,15 +219,9 @@ def extract_features(model, views: Iterator[np.ndarray]) -> Features:
     """Run both towers over all views, DINOv2 in bf16 weights."""
     dinov2, efficientnet = model.visual.bfloat16(), open_efficientnet()
     rows: list[Features] = []
-    batch: list[np.ndarray] = []
-    for view in views:
-        batch.append(view)
-        if len(batch) == 50:
-            rows.append(extract_batch(dinov2, efficientnet, batch))
-            batch = []
-            print(f"\r{50 * len(rows)} views", end="", flush=True)
-    if batch:
+    for batch in iter(lambda: list(itertools.islice(views, 50)), []):
         rows.append(extract_batch(dinov2, efficientnet, batch))
+        print(f"\r{50 * len(rows)} views", end="", flush=True)
     return Features(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
 

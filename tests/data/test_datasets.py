@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from fieldmark.core.atomic import hash_file
@@ -21,7 +24,14 @@ from fieldmark.core.errors import (
 from fieldmark.data.backgrounds import read_backgrounds
 from fieldmark.data.datasets import DATASETS, build_dataset, check_dataset
 from fieldmark.data.datasets.composites import Cutout, Recipe, Scene, build_composites
-from fieldmark.data.datasets.stamps import TASKS, build_stamps, check_files, read_list
+from fieldmark.data.datasets.stamps import (
+    MOST_CROPS,
+    TASKS,
+    build_stamps,
+    check_files,
+    read_list,
+    tile_region,
+)
 from fieldmark.data.foregrounds import read_foregrounds
 from fieldmark.data.leakage import check_leakage
 from fieldmark.data.tables import read_table
@@ -158,8 +168,29 @@ def test_the_list_of_stamps_is_sound():
         for group in task.classes.values():
             assert sum(labels[label] for label in group) >= 10
     scenes = Counter(f.label for f in files if f.role == "scene")
-    assert min(scenes["land"], scenes["water"]) >= 8
+    assert min(scenes["land"], scenes["water"]) >= 12
+    for file in files:
+        assert bool(file.region) == (file.label in ("land", "water"))
     assert tuple(DATASETS["stamps"].choices["task"]) == tuple(TASKS)
+
+
+@given(
+    sides=st.tuples(st.integers(40, 900), st.integers(40, 900)),
+    corner=st.tuples(st.integers(0, 60), st.integers(0, 60)),
+    rows=st.integers(1, 3),
+)
+@settings(deadline=None, max_examples=60)
+def test_crops_are_squares_inside_their_region_and_do_not_overlap(sides, corner, rows):
+    box = (*corner, 100, 100)
+    tiles = tile_region(sides, box=box, rows=rows)
+    assert 1 <= len(tiles) <= MOST_CROPS
+    for left, top, right, bottom in tiles:
+        assert right - left == bottom - top > 0
+        assert corner[0] * sides[0] // 100 <= left < right <= sides[0]
+        assert corner[1] * sides[1] // 100 <= top < bottom <= sides[1]
+    for one, other in itertools.combinations(tiles, 2):
+        apart = one[0] >= other[2] or other[0] >= one[2] or one[1] >= other[3] or other[1] >= one[3]
+        assert apart
 
 
 def test_a_package_without_a_listed_file_is_named(tmp_path):

@@ -63,10 +63,10 @@ def demo(
 
 def build_data(name: str, *, task: str, correlation: float, seed: int) -> Path:
     """Build the demo's data set in the cache, once, and return its folder."""
-    from fieldmark.data.datasets import build_dataset
+    from fieldmark.data.datasets import build_dataset, find_recipe
 
     def build(chosen: str, options: dict[str, object]) -> Path:
-        words = "-".join(map(str, (chosen, *options.values())))
+        words = "-".join(map(str, (chosen, *options.values(), find_recipe(chosen))))
         folder = cache_dir() / "datasets" / words
         if not folder.exists():
             say(f"building {chosen} in {folder}")

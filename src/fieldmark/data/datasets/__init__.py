@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from fieldmark.core.atomic import hash_json
 from fieldmark.core.errors import TableError, UsageError
 from fieldmark.core.registry import look_up
 
@@ -105,6 +108,21 @@ def build_dataset(name: str, out: Path, *, options: Mapping[str, Any]) -> Path:
     module, function = info.builder
     build: Callable[..., Path] = getattr(importlib.import_module(module), function)
     return build(out, **{**info.options, **options})
+
+
+def find_recipe(name: str) -> str:
+    """Return a short digest of the files that say how a data set is built, to key a cache by.
+
+    Example:
+        >>> find_recipe("stamps") == find_recipe("synthetic")
+        False
+    """
+    module, _ = find_dataset(name).builder
+    own = module.rpartition(".")[2]
+    folder = resources.files(__package__)
+    parts = [folder / f"{stem}" for stem in (f"{own}.py", f"{own}.csv", "composites.py")]
+    digests = [hashlib.sha256(p.read_bytes()).hexdigest() for p in parts if p.is_file()]
+    return hash_json(digests)[:12]
 
 
 def check_dataset(root: Path, *, name: str = "") -> list[str]:

@@ -4,6 +4,11 @@ Cut-outs come from Tux Paint, scenes from the wallpapers of MATE, Lomiri and KDE
 GCompris, natural photographs of animals from GCompris. `stamps.csv` lists every file that is used
 and what it shows, chosen and labelled by eye; files that a package no longer has are an error that
 names them. A scene is land, water, or `other`, which stands behind objects in training alone.
+
+A photograph named for its water may show a deck in its lower half, so the list says of each scene
+in which region of it land or water is what one sees: left, top, right and bottom in hundredths of
+its sides, then how many rows of square crops that do not overlap are cut from there. An `other`
+scene has no region and is cut as in `CROPS`.
 """
 
 from __future__ import annotations
@@ -31,8 +36,10 @@ from fieldmark.data.masks import find_box
 
 ATTRIBUTES = ("land", "water")
 NATURAL = "test_natural"
-# Crops of a scene as shares of its height and of what is left beside them: lower left, lower
-# right, and the whole height in the middle. The lower edge stays in: that is where the ground is.
+# A wide photograph must not make up the whole pool.
+MOST_CROPS = 6
+# Crops of an `other` scene as shares of its height and of what is left beside them: lower left,
+# lower right, and the whole height in the middle.
 CROPS = ((0.75, 0.0), (0.75, 1.0), (1.0, 0.5))
 
 
@@ -61,6 +68,7 @@ class _File:
     package: str
     file: str
     label: str
+    region: str = ""
 
     @property
     def id(self) -> str:
@@ -135,7 +143,7 @@ def read_list() -> list[_File]:
     """Return the files of `stamps.csv`."""
     text = resources.files(__package__).joinpath("stamps.csv").read_text(encoding="utf-8")
     return [
-        _File(row["role"], row["package"], row["file"], row["label"])
+        _File(row["role"], row["package"], row["file"], row["label"], row["region"])
         for row in csv.DictReader(io.StringIO(text))
     ]
 
@@ -174,20 +182,76 @@ def _read_cutout(path: Path) -> Image.Image:
     return filled
 
 
-def _read_photograph(file: _File, folders: Mapping[str, Path]) -> Image.Image:
+def _open_photograph(file: _File, folders: Mapping[str, Path]) -> Path | io.BytesIO:
     place, _, inside = file.file.partition("!")
     path = folders[file.package] / place
-    if not inside:
-        return read_image(path)
-    with Image.open(io.BytesIO(_open_resource(path).read(inside))) as image:
+    return io.BytesIO(_open_resource(path).read(inside)) if inside else path
+
+
+def _measure(file: _File, folders: Mapping[str, Path]) -> tuple[int, int]:
+    with Image.open(_open_photograph(file, folders)) as image:
+        return image.size
+
+
+def _read_photograph(file: _File, folders: Mapping[str, Path]) -> Image.Image:
+    source = _open_photograph(file, folders)
+    if isinstance(source, Path):
+        return read_image(source)
+    with Image.open(source) as image:
         return image.convert("RGB")
 
 
 def _open_scene(file: _File, folders: Mapping[str, Path]) -> Scene:
     # One decoding serves all crops, which are read one after the other.
     read = functools.lru_cache(maxsize=1)(functools.partial(_read_photograph, file, folders))
-    crops = tuple(functools.partial(_crop, read, share, place) for share, place in CROPS)
-    return Scene(id=file.id, kind=file.label, crops=crops)
+    if not file.region:
+        crops = tuple(functools.partial(_crop, read, share, place) for share, place in CROPS)
+        return Scene(id=file.id, kind=file.label, crops=crops)
+    *box, rows = map(int, file.region.split())
+    boxes = tile_region(_measure(file, folders), box=box, rows=rows)
+    return Scene(
+        id=file.id,
+        kind=file.label,
+        crops=tuple(functools.partial(_crop_box, read, box) for box in boxes),
+    )
+
+
+def tile_region(
+    sides: tuple[int, int], *, box: Sequence[int], rows: int
+) -> tuple[tuple[int, int, int, int], ...]:
+    """Lay square crops that do not overlap over a region of a photograph.
+
+    Args:
+        sides: width and height of the photograph in pixels.
+        box: left, top, right and bottom of the region in hundredths of the sides.
+        rows: how many crops stand above each other.
+
+    Returns:
+        Left, top, right and bottom of each crop in pixels; at most `MOST_CROPS`, evenly chosen.
+
+    Example:
+        >>> tile_region((300, 200), box=(0, 50, 100, 100), rows=1)
+        ((0, 100, 100, 200), (100, 100, 200, 200), (200, 100, 300, 200))
+    """
+    left, top, right, bottom = (
+        share * sides[number % 2] // 100 for number, share in enumerate(box)
+    )
+    side = min((bottom - top) // rows, right - left)
+    columns = (right - left) // side
+    gap = (right - left - columns * side) // max(1, columns - 1)
+    start = left + (right - left - columns * side - gap * (columns - 1)) // 2
+    tiles = [
+        (x, y, x + side, y + side)
+        for y in (top + row * side for row in range(rows))
+        for x in (start + column * (side + gap) for column in range(columns))
+    ]
+    count = min(len(tiles), MOST_CROPS)
+    return tuple(tiles[number * len(tiles) // count] for number in range(count))
+
+
+def _crop_box(read: Any, box: tuple[int, int, int, int]) -> Image.Image:
+    image: Image.Image = read()
+    return image.crop(box)
 
 
 def _crop(read: Any, share: float, place: float) -> Image.Image:
