@@ -225,7 +225,7 @@ def _show_strip(encoder: str, found: Sequence[Neighbour], *, query: Neighbour) -
     right = sum(item.label == query.label for item in found)
     return Strip(
         encoder=_capitalise(encoder),
-        score=f"{right} of {len(found)} the same object",
+        score=f"{right} of {len(found)} the same class",
         pictures=tuple(_show_neighbour(item, query=query) for item in found),
     )
 
@@ -248,7 +248,7 @@ def count_neighbours(neighbourhoods: Sequence[Neighbourhood]) -> tuple[str, ...]
     for encoder in dict.fromkeys(key for item in neighbourhoods for key in item.found):
         pairs = [(item.query, n) for item in neighbourhoods for n in item.found.get(encoder, ())]
         objects = sum(query.label == n.label for query, n in pairs)
-        text = f"{_capitalise(encoder)}, {objects} of {len(pairs)} neighbours show the same object"
+        text = f"{_capitalise(encoder)}, {objects} of {len(pairs)} neighbours show the same class"
         known = [(query, n) for query, n in pairs if query.attribute and n.attribute]
         if known:
             scenes = sum(query.attribute == n.attribute for query, n in known)
