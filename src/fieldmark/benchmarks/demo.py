@@ -26,6 +26,7 @@ from fieldmark.benchmarks.structure import measure_images, measure_texts
 from fieldmark.core.fetch import cache_dir
 from fieldmark.core.records import ResultRow, Run, start_run
 from fieldmark.data.backgrounds import read_backgrounds
+from fieldmark.data.compositing import Compositor
 from fieldmark.data.foregrounds import read_foregrounds
 from fieldmark.data.leakage import check_leakage
 from fieldmark.data.tables import ImageTable, read_table
@@ -110,21 +111,7 @@ def run_demo(
         encoder=load_encoder(request.model, device=pick_device(device)),
         report=report,
     )
-    foregrounds = read_foregrounds(request.data / "foregrounds")
-    backgrounds = read_backgrounds(request.data / "backgrounds")
-    for split in _find_tests(demo.table):
-        check_leakage(backgrounds, split, what="background")
-        if split.name != SEEN:
-            check_leakage(foregrounds, split, what="foreground")
-    with demo.timed("prepare composites"):
-        compositor = build_compositor(
-            foregrounds,
-            backgrounds,
-            side=demo.encoder.spec.image_size,
-            config=request.config,
-            seed=request.seed,
-            cache=cache_dir() / "composites",
-        )
+    compositor = _prepare_composites(demo)
     evaluations = {"native": _evaluate(demo, demo.encoder, "native")}
     oracle = _evaluate(demo, demo.encoder, "oracle", heads=HEADS[1:], train="train_balanced")
     pretrained = {name: _pretrain(demo, compositor, name) for name in PRETRAININGS}
@@ -151,6 +138,25 @@ def run_demo(
             seed=request.seed,
         )
     return _finish(demo, pretrained)
+
+
+def _prepare_composites(demo: _Demo) -> Compositor:
+    request = demo.request
+    foregrounds = read_foregrounds(request.data / "foregrounds")
+    backgrounds = read_backgrounds(request.data / "backgrounds")
+    for split in _find_tests(demo.table):
+        check_leakage(backgrounds, split, what="background")
+        if split.name != SEEN:
+            check_leakage(foregrounds, split, what="foreground")
+    with demo.timed("prepare composites"):
+        return build_compositor(
+            foregrounds,
+            backgrounds,
+            side=demo.encoder.spec.image_size,
+            config=request.config,
+            seed=request.seed,
+            cache=cache_dir() / "composites",
+        )
 
 
 def _find_tests(table: ImageTable) -> list[ImageTable]:
@@ -202,7 +208,7 @@ def _evaluate(
         )
 
 
-def _pretrain(demo: _Demo, compositor: Any, method: str) -> Pretrained:
+def _pretrain(demo: _Demo, compositor: Compositor, method: str) -> Pretrained:
     with demo.timed(f"train {method}"):
         return pretrain(
             Pretraining(
