@@ -13,7 +13,8 @@ from torch import nn
 
 from fieldmark.core.errors import InputError
 from fieldmark.core.seeds import generator
-from fieldmark.methods.heads import HEADS, HeadData
+from fieldmark.methods.head import Features, HeadData
+from fieldmark.methods.heads import HEADS
 from fieldmark.methods.linear_probe import ConvexProbe, LinearProbe, load_probe, save_probe
 
 ONLY_BALANCED = "class weights are balanced or none, as in the paper"
@@ -164,7 +165,11 @@ def test_damaged_probe_is_named(tmp_path, damage):
 
 def test_heads_by_name():
     X, y = _embeddings()
-    data = HeadData(embeddings=X, labels=y, prototypes=np.eye(2, 16, dtype=np.float32), seed=5)
+    data = HeadData(
+        train=Features(embeddings=X, labels=y, groups=y),
+        prototypes=np.eye(2, 16, dtype=np.float32),
+        seed=5,
+    )
     made = {name: kind.make(data) for name, kind in HEADS.items()}
     assert {name: head.describe()["head"] for name, head in made.items()} == {
         name: name for name in HEADS

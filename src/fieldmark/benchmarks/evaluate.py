@@ -28,7 +28,8 @@ from fieldmark.core.errors import TableError, UsageError
 from fieldmark.core.records import ResultRow
 from fieldmark.core.registry import look_up
 from fieldmark.data.tables import ImageTable
-from fieldmark.methods.heads import HEADS, Head, HeadData, HeadKind
+from fieldmark.methods.head import Features, Head, HeadData, HeadKind
+from fieldmark.methods.heads import HEADS
 from fieldmark.models.embed import Embeddings, Precision, Progress, embed_images
 from fieldmark.models.encoder import Encoder
 from fieldmark.models.prompts import TEMPLATES, ensemble_prompts
@@ -118,7 +119,7 @@ def evaluate(
         1.0
     """
     kinds = _look_up_heads(heads, seeds)
-    trained = any(kind.needs == "training" for kind in kinds.values())
+    trained = any("train" in kind.needs for kind in kinds.values())
     tests = _choose_splits(table, test_splits)
     embed = functools.partial(
         embed_images,
@@ -131,7 +132,7 @@ def evaluate(
     )
     splits, unreadable = _embed_splits(embed, table, [*tests, train_split] if trained else tests)
     data = HeadData()
-    if any(kind.needs == "prompts" for kind in kinds.values()):
+    if any("prototypes" in kind.needs for kind in kinds.values()):
         prototypes = _embed_prompts(encoder, table, names=class_names, templates=templates)
         data = replace(data, prototypes=prototypes)
     if trained:
@@ -235,7 +236,17 @@ def _add_training(data: HeadData, part: EvaluatedSplit) -> HeadData:
             where=part.table.name,
             mend="choose another training split, or the head zero-shot",
         )
-    return replace(data, embeddings=part.embeddings, labels=part.table.labels)
+    return replace(data, train=as_features(part))
+
+
+def as_features(part: EvaluatedSplit) -> Features:
+    """Return the embeddings of a split with its labels and groups, for a head."""
+    return Features(
+        embeddings=part.embeddings,
+        labels=part.table.labels,
+        groups=part.table.group_ids(),
+        names=part.table.group_names(),
+    )
 
 
 def _fit_heads(
@@ -246,13 +257,6 @@ def _fit_heads(
         for name, kind in kinds.items()
         for seed in (seeds if kind.seeded else seeds[:1])
     }
-
-
-def _predict(made: Head, split: EvaluatedSplit, *, head: str, seed: int) -> Predictions:
-    # scikit-learn refuses an empty array.
-    labels = split.table.labels
-    predicted = made.predict(split.embeddings) if len(labels) else np.zeros_like(labels)
-    return Predictions(split=split, head=head, seed=seed, predicted=predicted)
 
 
 def _predict_all(

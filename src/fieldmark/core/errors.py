@@ -11,7 +11,8 @@ FieldmarkError                 exit code 1
 │   └── LeakageError           training material that occurs in an evaluation split
 ├── FetchError                 a weight or a data file that cannot be had
 │   └── ChecksumError          a file that is not the one it should be
-├── UnsupportedEncoderError    an encoder that lacks what a method needs
+├── NotApplicableError         a method that these data or this encoder do not bear
+│   └── UnsupportedEncoderError an encoder that lacks what a method needs
 └── MissingExtraError          an optional library is not installed
 """
 
@@ -91,7 +92,11 @@ class ChecksumError(FetchError):
     """A file that is not the one it should be."""
 
 
-class UnsupportedEncoderError(FieldmarkError):
+class NotApplicableError(FieldmarkError):
+    """A method cannot run on these data or this encoder; a sweep writes why and goes on."""
+
+
+class UnsupportedEncoderError(NotApplicableError):
     """An encoder that lacks what a method needs."""
 
 

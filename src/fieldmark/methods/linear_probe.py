@@ -31,6 +31,7 @@ from torch.nn import functional
 from fieldmark.core.atomic import replacing, write_json
 from fieldmark.core.errors import InputError
 from fieldmark.core.seeds import generator
+from fieldmark.methods.head import HeadData, HeadKind
 
 Floats = NDArray[np.float64]
 ClassWeight = Literal["balanced"] | None
@@ -300,3 +301,26 @@ def load_probe(folder: Path) -> LinearProbe | ConvexProbe:
         ) from error
     probe.n_features_in_ = probe.coef_.shape[1]
     return probe
+
+
+def _make_linear(data: HeadData) -> LinearProbe:
+    assert data.train is not None
+    probe = LinearProbe(random_state=data.seed)
+    return probe.fit(data.train.embeddings, data.train.labels)
+
+
+def _make_convex(data: HeadData) -> ConvexProbe:
+    assert data.train is not None
+    return ConvexProbe().fit(data.train.embeddings, data.train.labels)
+
+
+HEAD = HeadKind(
+    name="linear-probe",
+    make=_make_linear,
+    needs=frozenset({"train"}),
+    seeded=True,
+    source="bap.txt M.3.1",
+)
+CONVEX_HEAD = HeadKind(
+    name="convex-probe", make=_make_convex, needs=frozenset({"train"}), seeded=False
+)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fieldmark.core.errors import UsageError
+from fieldmark.methods.head import HeadData, HeadKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,3 +64,17 @@ class ZeroShotClassifier:
     def describe(self) -> dict[str, object]:
         """Return what this head is, as JSON values for a record."""
         return {"head": "zero-shot", "classes": len(np.asarray(self.prototypes))}
+
+
+def _make(data: HeadData) -> ZeroShotClassifier:
+    assert data.prototypes is not None
+    return ZeroShotClassifier(data.prototypes)
+
+
+HEAD = HeadKind(
+    name="zero-shot",
+    make=_make,
+    needs=frozenset({"prototypes"}),
+    seeded=False,
+    source="Radford et al. 2021; bap.txt M.3.1",
+)
