@@ -200,4 +200,4 @@ def test_data_verbs(tmp_path, capsys):
 
 def test_an_unknown_data_set_lists_the_known_ones(model, tmp_path, capsys):
     assert call("embed", "--model", model, "--data", "stamp", "--out", tmp_path / "x") == 2
-    assert "did you mean stamps? known: stamps, synthetic" in capsys.readouterr().err
+    assert "did you mean stamps? known: celeba, coco, " in capsys.readouterr().err

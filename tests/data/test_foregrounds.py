@@ -89,12 +89,13 @@ def test_extended_colours_are_those_of_a_nearest_pixel(seed):
 
 def test_degraded_masks_show_the_original_surroundings(pool, photograph):
     dilated = read_foregrounds(pool, degrade="dilated").read(1)
-    assert dilated.size == (80, 80)
-    assert np.array_equal(np.asarray(dilated)[40, 0, :3], np.asarray(photograph)[45, 15])
+    # 15 pixels of 500 are 3.6 of 120.
+    assert dilated.size == (56, 56)
+    assert np.array_equal(np.asarray(dilated)[28, 0, :3], np.asarray(photograph)[45, 27])
     box = np.asarray(read_foregrounds(pool).with_degradation("box").read(1))
     assert np.array_equal(box[..., :3], np.asarray(photograph.crop(BOX)))
     assert (box[..., 3] == 255).all()
-    assert read_foregrounds(pool, degrade="eroded").read(0).size == (8, 8)
+    assert read_foregrounds(pool, degrade="eroded").read(0).size == (40, 40)
 
 
 @pytest.mark.parametrize("degrade", ["dilated", "box"])

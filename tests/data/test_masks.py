@@ -91,7 +91,7 @@ def test_erosion_spares_the_border_of_the_image():
 
 
 def test_degradations_have_the_sizes_of_the_paper():
-    mask = np.zeros((200, 200), np.uint8)
+    mask = np.zeros((200, 500), np.uint8)
     mask[60:140, 70:130] = 255
     assert find_box(degrade_mask(mask, "dilated")) == (55, 45, 145, 155)
     assert find_box(degrade_mask(mask, "eroded")) == (91, 81, 109, 119)
@@ -99,6 +99,13 @@ def test_degradations_have_the_sizes_of_the_paper():
     notched[60:100, 70:100] = 0
     assert np.array_equal(degrade_mask(notched, "box"), mask)
     assert degrade_mask(mask, "none") is mask
+
+
+def test_degradations_of_a_small_image_are_the_same_share_of_it():
+    mask = np.zeros((100, 80), np.uint8)
+    mask[30:70, 20:60] = 255
+    assert find_box(degrade_mask(mask, "dilated")) == (17, 27, 63, 73)
+    assert find_box(degrade_mask(mask, "eroded")) == (24, 34, 56, 66)
 
 
 def test_what_cannot_be_used_is_named():
@@ -109,7 +116,7 @@ def test_what_cannot_be_used_is_named():
         find_box(zero + 1)
     with pytest.raises(MaskError, match="the mask is empty"):
         find_box(np.empty((0, 4), np.uint8))
-    thin = np.zeros((60, 60), np.uint8)
+    thin = np.zeros((500, 60), np.uint8)
     thin[20:30] = 255
     with pytest.raises(MaskError, match="erosion by 21 px leaves nothing"):
         degrade_mask(thin, "eroded")

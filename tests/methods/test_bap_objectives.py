@@ -10,13 +10,13 @@ from torch.nn import functional
 from fieldmark.core.errors import UsageError
 from fieldmark.methods.bap.anchors import average_embeddings, make_anchors
 from fieldmark.methods.bap.objectives import (
-    ClassifierHead,
     align_to,
     classify_with,
     compute_alignment_loss,
     draw_orthogonal_anchors,
 )
 from fieldmark.methods.bap.plan import draw_anchor_contexts
+from fieldmark.methods.classifier import ClassifierHead
 from fieldmark.testing import FakeEncoder
 from tests.methods.bap_material import open_compositor
 

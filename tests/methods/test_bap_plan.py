@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from fieldmark.core.errors import UsageError
 from fieldmark.methods.bap.plan import (
-    compute_learning_rate,
     draw_anchor_contexts,
     draw_epoch,
     sample_objects,
 )
+from fieldmark.methods.training_config import compute_learning_rate
 
 labels_of = st.lists(st.integers(0, 3), min_size=1, max_size=40).map(np.array)
 SHAPE: dict[str, Any] = {"contexts": 4, "n_backgrounds": 7, "n_scales": 3, "seed": 1}

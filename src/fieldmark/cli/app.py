@@ -21,6 +21,7 @@ VERBS: Mapping[str, str] = MappingProxyType(
         "embed": "embed images once, into safetensors",
         "bap": "pre-train an encoder to ignore backgrounds, or train a control of it",
         "evaluate": "zero-shot and probe accuracy by group, with intervals",
+        "bench": "every method on every data set, and the studies, beside the paper's figures",
         "export": "write an encoder for open_clip or transformers",
     }
 )

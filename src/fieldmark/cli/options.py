@@ -12,7 +12,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         help="Encoder: open_clip:ARCH/TAG, hf:ORG/REPO, local-dir:PATH, packaged:NAME, "
-        "or the folder of a run.",
+        "or the folder of a run. NAME@SIDE takes another input size.",
         show_default=False,
     ),
 ]

@@ -46,6 +46,7 @@ class ResultRow:
         encoder: URI of the encoder that was measured.
         method: what was done to the encoder ("native", "bap", "data-matched control").
         head: "zero-shot", "linear-probe", ...
+        setting: what a sweep varies ("K=4"), or nothing.
         correlation: share of training images whose background goes with their class, or NaN.
         metric: name after WILDS ("acc_avg", "acc_wg", "acc_y:landbird_background:water").
         group: id of the group, or None for a figure over groups.
@@ -67,6 +68,7 @@ class ResultRow:
     encoder: str = ""
     method: str = ""
     head: str = ""
+    setting: str = ""
     correlation: float = math.nan
     metric: str
     group: int | None = None

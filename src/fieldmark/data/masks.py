@@ -2,7 +2,8 @@
 
 Refinement follows BAP appendix M.3.3 and L.5.2 (threshold, then a Gaussian of radius 1), the three
 degradations its appendix I.2. Sizes of degradations are in pixels of the original image, before any
-resizing.
+resizing. They are meant for CUB, whose photographs have 500 pixels along their longer side; of a
+smaller image they are the same share, since 21 of 128 pixels would leave little of any object.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ THRESHOLD = 100
 BLUR_RADIUS = 1
 DILATION_RADIUS = 15
 EROSION_RADIUS = 21
+# The longer side of a photograph of CUB.
+FULL_SIDE = 500
 
 
 class Box(NamedTuple):
@@ -148,7 +151,8 @@ def degrade_mask(mask: Mask, kind: Degradation) -> Mask:
     """Spoil a mask as BAP appendix I.2: dilated by 15 px, eroded by 21 px, or its box.
 
     Degrade before the tight crop, so that the halo holds the pixels of the original photograph. The
-    paper calls the two numbers radii; they are taken as radii of a disc.
+    paper calls the two numbers radii; they are taken as radii of a disc. Where the longer side of
+    the mask is below 500 pixels they shrink with it.
 
     Raises:
         MaskError: the mask has no object, or erosion leaves none of it.
@@ -162,12 +166,13 @@ def degrade_mask(mask: Mask, kind: Degradation) -> Mask:
         return mask
     if kind == "box":
         return fill_box(mask)
+    share = min(1.0, max(mask.shape) / FULL_SIDE)
     if kind == "dilated":
-        return dilate_mask(mask)
-    eroded = erode_mask(mask)
+        return dilate_mask(mask, DILATION_RADIUS * share)
+    eroded = erode_mask(mask, EROSION_RADIUS * share)
     if not eroded.any():
         raise MaskError(
-            f"erosion by {EROSION_RADIUS} px leaves nothing of the object",
+            f"erosion by {EROSION_RADIUS * share:.3g} px leaves nothing of the object",
             mend="leave this foreground out (--skip-unreadable) or use a larger image",
         )
     return eroded

@@ -114,6 +114,8 @@ class HeadKind:
         needs: what it reads of `HeadData`.
         seeded: whether another seed gives another head.
         source: paper and equation or section.
+        check: raises NotApplicableError where the data do not bear the head. It reads labels and
+            groups alone, so that no encoder is trained for a head that is then refused.
     """
 
     name: str
@@ -121,6 +123,7 @@ class HeadKind:
     needs: frozenset[Need]
     seeded: bool
     source: str = ""
+    check: Callable[[HeadData], None] = lambda data: None
 
 
 def require_groups(part: Features, *, split: str, minimum: int = 1) -> None:

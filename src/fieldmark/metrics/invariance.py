@@ -66,12 +66,14 @@ class Additivity:
         mean: mean of S in [-1, 1], NaN without composites.
         deviation: standard deviation with n - 1, NaN with fewer than two composites.
         parts: mean cosine between the two parts (Sim of T1, T2 in Table 7).
+        parts_deviation: its standard deviation with n - 1, NaN with fewer than two.
         count: composites with a defined S.
     """
 
     mean: float
     deviation: float
     parts: float
+    parts_deviation: float
     count: int
 
 
@@ -193,15 +195,45 @@ def summarise_additivity(whole: ArrayLike, first: ArrayLike, second: ArrayLike) 
         >>> round(summary.mean, 6), summary.deviation, summary.parts, summary.count
         (1.0, nan, 0.0, 1)
     """
-    scores = score_additivity(whole, first, second)
-    parts = _cosines(np.asarray(first), np.asarray(second))
-    defined = scores[~np.isnan(scores)]
+    parts = compare_parts(first, second)
+    return summarise_scores(score_additivity(whole, first, second), parts)
+
+
+def compare_parts(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """Return the cosine of each pair of parts (n,D): (n,) in [-1, 1], NaN where one is zero.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Example:
+        >>> compare_parts([[2.0, 0.0]], [[3.0, 0.0]]).tolist()
+        [1.0]
+    """
+    return _cosines(np.asarray(first), np.asarray(second))
+
+
+def summarise_scores(scores: ArrayLike, parts: ArrayLike) -> Additivity:
+    """Summarise scores S that were gathered part by part.
+
+    Args:
+        scores: (n,) from `score_additivity`.
+        parts: (n,) from `compare_parts`.
+
+    Example:
+        >>> summarise_scores([0.8, 0.9], [0.5, 0.7]).count
+        2
+    """
+    (mean, deviation, count), (between, spread, _) = map(_describe, (scores, parts))
     return Additivity(
-        mean=_mean(defined.tolist()),
-        deviation=float(defined.std(ddof=1)) if len(defined) > 1 else math.nan,
-        parts=_mean(parts[~np.isnan(parts)].tolist()),
-        count=len(defined),
+        mean=mean, deviation=deviation, parts=between, parts_deviation=spread, count=count
     )
+
+
+def _describe(values: ArrayLike) -> tuple[float, float, int]:
+    every = np.asarray(values, np.float64)
+    defined = every[~np.isnan(every)]
+    deviation = float(defined.std(ddof=1)) if len(defined) > 1 else math.nan
+    return _mean(defined.tolist()), deviation, len(defined)
 
 
 def _unit(vectors: ArrayLike) -> NDArray[np.float64]:

@@ -7,6 +7,8 @@ local-dir:PATH                          the same in a folder
 hf:org/repo, hf:PATH                    a transformers model (CLIP, SigLIP, SigLIP 2 NaFlex)
 packaged:dinov2-small                   an encoder that travels in a package; no network after
 PATH                                    a run directory (run.json and encoder/) or a model's folder
+
+NAME@SIDE                               any of open_clip's with another input size, in pixels
 """
 
 from __future__ import annotations
@@ -46,10 +48,22 @@ def load_encoder(
     """
     chosen = pick_device(device)
     dtype = pick_dtype(precision, device=chosen)
-    encoder = _load(uri.strip())
+    encoder = _load_sized(uri.strip())
     if chosen.type == "cpu" and dtype == torch.float32:
         return encoder
     return encoder.place(device=chosen, dtype=None if dtype == torch.float32 else dtype)
+
+
+def _load_sized(uri: str) -> Encoder:
+    name, at, side = uri.rpartition("@")
+    if not (at and side.isdigit()):
+        return _load(uri)
+    from fieldmark.models.adapter import DualEncoder
+    from fieldmark.models.input_size import resize_input
+
+    encoder = _load(name)
+    assert isinstance(encoder, DualEncoder)
+    return resize_input(encoder, int(side))
 
 
 def _load(uri: str) -> Encoder:

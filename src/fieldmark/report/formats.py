@@ -30,6 +30,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "±": r"$\pm$",
+    "\N{DAGGER}": r"\dag{}",
     DASH: "--",
 }
 
@@ -48,19 +49,19 @@ def write_figure(figure: Summary | None) -> str:
     return f"{figure.text} {figure.interval}".strip()
 
 
-def _flatten(text: str) -> str:
+def flatten(text: str) -> str:
     """Put a text on one line and take its control characters out."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
 
 
 def _list_cells(table: Table) -> list[list[str]]:
-    return [[*map(_flatten, line.names), *map(write_figure, line.figures)] for line in table.lines]
+    return [[*map(flatten, line.names), *map(write_figure, line.figures)] for line in table.lines]
 
 
 def render_rich(table: Table) -> RichTable:
     """Render for a terminal, to be printed by a `rich.console.Console`."""
     rich = RichTable(
-        title=Text(_flatten(table.caption)),
+        title=Text(flatten(table.caption)),
         caption=Text(" ".join(table.notes)) if table.notes else None,
         title_justify="left",
         caption_justify="left",
@@ -69,9 +70,9 @@ def render_rich(table: Table) -> RichTable:
         padding=(0, 2, 0, 0),
     )
     for heading in table.headings:
-        rich.add_column(Text(_flatten(heading)), overflow="fold")
+        rich.add_column(Text(flatten(heading)), overflow="fold")
     for measure in table.measures:
-        rich.add_column(Text(_flatten(measure)), justify="right", no_wrap=True)
+        rich.add_column(Text(flatten(measure)), justify="right", no_wrap=True)
     for cells in _list_cells(table):
         rich.add_row(*map(Text, cells))
     return rich
@@ -91,17 +92,23 @@ def render_markdown(table: Table) -> str:
     heads = [*table.headings, *table.measures]
     rule = [":--"] * len(table.headings) + ["--:"] * len(table.measures)
     lines = [
-        [_escape_markdown(head) for head in heads],
+        [escape_markdown(head) for head in heads],
         rule,
-        *([_escape_markdown(cell) for cell in cells] for cells in _list_cells(table)),
+        *([escape_markdown(cell) for cell in cells] for cells in _list_cells(table)),
     ]
     body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    notes = "\n\n" + _escape_markdown(" ".join(table.notes)) if table.notes else ""
-    return f"{_escape_markdown(table.caption)}\n\n{body}{notes}\n"
+    notes = "\n\n" + escape_markdown(" ".join(table.notes)) if table.notes else ""
+    return f"{escape_markdown(table.caption)}\n\n{body}{notes}\n"
 
 
-def _escape_markdown(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", _flatten(text))
+def escape_markdown(text: str) -> str:
+    r"""Make a text show as itself in Markdown, on one line.
+
+    Example:
+        >>> print(escape_markdown("a|b"))
+        a\|b
+    """
+    return _MARKDOWN.sub(r"\\\1", flatten(text))
 
 
 def render_csv(table: Table) -> str:
@@ -117,15 +124,21 @@ def render_csv(table: Table) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     heads = [*table.headings, *(f"{m}{part}" for m in table.measures for part in parts)]
-    writer.writerow(map(_disarm, heads))
+    writer.writerow(map(disarm, heads))
     for line in table.lines:
         numbers = [number for figure in line.figures for number in _list_numbers(figure)]
-        writer.writerow([*map(_disarm, line.names), *numbers])
+        writer.writerow([*map(disarm, line.names), *numbers])
     return stream.getvalue()
 
 
-def _disarm(text: str) -> str:
-    flat = _flatten(text)
+def disarm(text: str) -> str:
+    """Put an apostrophe before what a spreadsheet would take for a formula.
+
+    Example:
+        >>> disarm("=1+1")
+        "'=1+1"
+    """
+    flat = flatten(text)
     return f"'{flat}" if flat.startswith(("=", "+", "-", "@")) else flat
 
 
@@ -160,7 +173,7 @@ def render_latex(table: Table) -> str:
     columns = "l" * len(table.headings) + "r" * len(table.measures)
     lines = [
         r"\begin{table}",
-        rf"  \caption{{{_escape_latex(caption)}}}",
+        rf"  \caption{{{escape_latex(caption)}}}",
         rf"  \begin{{tabular}}{{{columns}}}",
         r"    \toprule",
         _join_latex([*table.headings, *table.measures]),
@@ -175,9 +188,15 @@ def render_latex(table: Table) -> str:
 
 def _join_latex(cells: list[str]) -> str:
     # A row that begins with a bracket would be read as the optional argument of the \\ before it.
-    joined = " & ".join(_escape_latex(cell) for cell in cells)
+    joined = " & ".join(escape_latex(cell) for cell in cells)
     return f"    {'{}' if joined.startswith('[') else ''}{joined} \\\\"
 
 
-def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in _flatten(text))
+def escape_latex(text: str) -> str:
+    r"""Make a text show as itself in LaTeX, on one line.
+
+    Example:
+        >>> print(escape_latex("5 %"))
+        5 \%
+    """
+    return "".join(_LATEX.get(letter, letter) for letter in flatten(text))

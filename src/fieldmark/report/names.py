@@ -10,6 +10,12 @@ from typing import NamedTuple
 DASH = "\N{EN DASH}"
 METHODS = {
     "native": "native",
+    "erm-80": "ERM on 80 %",
+    "lp-ft": "LP-FT",
+    "wise-ft": "WiSE-FT",
+    "weight-ensemble": "weight ensemble",
+    "bang": "BANG",
+    "prusc": "PruSC",
     "data-matched-control": "data-matched control",
     "random-orthogonal-anchors": "random orthogonal anchors",
     "bap": "BAP",
@@ -20,8 +26,12 @@ HEADS = {
     "linear-probe": "linear probe",
     "convex-probe": "convex probe",
     "oracle": "oracle probe",
-    "dfr": "DFR",
+    "roboshot": "RoboShot",
+    "dial": "DIAL",
+    "trained": "trained with it",
     "afr": "AFR",
+    "dfr": "DFR",
+    "group-dro": "group DRO",
 }
 SPLITS = {
     "test_unseen": "unseen objects, unseen scenes",
@@ -56,9 +66,27 @@ MEANINGS = {
 SPLIT_ORDER = ("test_unseen", "test_seen", "test", "test_natural", "val", "train")
 METHOD_ORDER = (
     "native",
+    "ERM on 80 %",
+    "LP-FT",
+    "WiSE-FT",
+    "weight ensemble",
+    "BANG",
+    "PruSC",
     "random orthogonal anchors",
     "data-matched control",
     "BAP",
+    "oracle",
+)
+# Heads that learn from no label, then those that do.
+ZERO_SHOT_HEADS = ("zero-shot", "roboshot", "dial")
+HEAD_ORDER = (
+    *ZERO_SHOT_HEADS,
+    "linear-probe",
+    "convex-probe",
+    "trained",
+    "afr",
+    "dfr",
+    "group-dro",
     "oracle",
 )
 

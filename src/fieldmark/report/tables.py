@@ -17,7 +17,17 @@ from fieldmark.core.errors import InputError
 from fieldmark.core.records import ResultRow
 from fieldmark.report import names
 
-KEYS = ("suite", "dataset", "split", "method", "head", "correlation", "metric", "group")
+KEYS = (
+    "suite",
+    "dataset",
+    "split",
+    "method",
+    "head",
+    "setting",
+    "correlation",
+    "metric",
+    "group",
+)
 HEADINGS = {
     "suite": "Suite",
     "dataset": "Data set",
@@ -25,6 +35,7 @@ HEADINGS = {
     "encoder": "Encoder",
     "method": "Method",
     "head": "Head",
+    "setting": "Setting",
     "correlation": "Correlation",
     "metric": "Metric",
 }

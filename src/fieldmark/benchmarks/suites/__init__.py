@@ -1,1 +1,10 @@
-"""One file a suite: a function that returns its runs."""
+"""The suites of `fieldmark bench`, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fieldmark.benchmarks.suite import Suite
+from fieldmark.benchmarks.suites import robustness
+
+SUITES: Mapping[str, Suite] = {suite.name: suite for suite in (*robustness.SUITES,)}

@@ -1,78 +1,83 @@
-"""Data sets by name: what each is, how it is built, what is missing."""
+"""Data sets by name. A new one is a file with an `INFO` in it and a line in `_MODULES`."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fieldmark.core.atomic import hash_json
-from fieldmark.core.errors import TableError, UsageError
+from fieldmark.core.errors import FieldmarkError, UsageError
 from fieldmark.core.registry import look_up
 
+if TYPE_CHECKING:
+    from fieldmark.data.backgrounds import Backgrounds
+    from fieldmark.data.datasets.info import DatasetInfo
+    from fieldmark.data.foregrounds import Foregrounds
+    from fieldmark.data.tasks import Task
 
-@dataclass(frozen=True, kw_only=True)
-class DatasetInfo:
-    """One data set.
-
-    Attributes:
-        name: what users call it.
-        summary: what it is, in a line.
-        licence: of its images.
-        citation: what to cite.
-        builder: module and function that build it.
-        options: what the builder can be told, with the defaults.
-        choices: the values of an option that has few.
-    """
-
-    name: str
-    summary: str
-    licence: str
-    citation: str
-    builder: tuple[str, str]
-    options: Mapping[str, Any]
-    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-DATASETS: Mapping[str, DatasetInfo] = {
-    "stamps": DatasetInfo(
-        name="stamps",
-        summary="cut-out photographs of animals and things on real landscapes, land or water",
-        licence="as its Debian packages say: GPL-2, CC-BY, CC-BY-SA, CC0 (see card.json)",
-        citation="Tux Paint stamps, MATE, Lomiri, KDE Plasma and GCompris, from Debian",
-        builder=("fieldmark.data.datasets.stamps", "build_stamps"),
-        options={
-            "task": "birds-mammals",
-            "correlation": 1.0,
-            "seed": 0,
-            "size": 224,
-            "per_class": 200,
-            "per_group": 100,
-        },
-        choices={"task": ("birds-mammals", "waterbirds", "plants-artefacts")},
-    ),
-    "synthetic": DatasetInfo(
-        name="synthetic",
-        summary="drawn fish and beetles on drawn land and water, exact masks, any size",
-        licence="CC0-1.0",
-        citation="fieldmark",
-        builder=("fieldmark.data.datasets.synthetic", "build_synthetic"),
-        options={
-            "correlation": 1.0,
-            "seed": 0,
-            "size": 224,
-            "n_objects": 40,
-            "n_scenes": 12,
-            "per_class": 200,
-            "per_group": 100,
-        },
-    ),
+_MODULES: Mapping[str, str] = {
+    "stamps": "stamps",
+    "synthetic": "synthetic",
+    "waterbirds": "waterbirds",
+    "coco-gender": "coco_gender",
+    "counteranimal": "counteranimal",
+    "nico++": "nico",
+    "metashift": "metashift",
+    "celeba": "celeba",
+    "cub": "cub",
+    "coco": "coco",
+    "imagenet-s": "imagenet_s",
+    "places365": "places365",
+    "dtd": "dtd",
 }
+
+
+class _Datasets(Mapping[str, "DatasetInfo"]):
+    """Data sets by name, imported when asked for, so that a broken one hides no other."""
+
+    def __init__(self) -> None:
+        self.added: dict[str, DatasetInfo] = {}
+
+    def __getitem__(self, name: str) -> DatasetInfo:
+        if name in self.added:
+            return self.added[name]
+        module = f"{__name__}.{_MODULES[name]}"
+        try:
+            info: DatasetInfo = importlib.import_module(module).INFO
+        except (ImportError, AttributeError, SyntaxError) as error:
+            raise FieldmarkError(
+                f"data set {name!r} cannot be loaded: {error}", where=module, mend="mend that file"
+            ) from error
+        return info
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*_MODULES, *self.added))
+
+    def __len__(self) -> int:
+        return len(_MODULES) + len(self.added)
+
+    def __contains__(self, name: object) -> bool:
+        return name in _MODULES or name in self.added
+
+
+_KNOWN = _Datasets()
+DATASETS: Mapping[str, DatasetInfo] = _KNOWN
+
+
+def add_dataset(info: DatasetInfo) -> None:
+    """Add a data set of a user's own for this process.
+
+    Raises:
+        UsageError: its name is taken.
+    """
+    if info.name in _KNOWN and _KNOWN.added.get(info.name) is not info:
+        raise UsageError(f"the name {info.name!r} is taken", mend="choose another")
+    _KNOWN.added[info.name] = info
 
 
 def find_dataset(name: str) -> DatasetInfo:
@@ -88,26 +93,86 @@ def find_dataset(name: str) -> DatasetInfo:
     return look_up(DATASETS, name, kind="data set")
 
 
-def build_dataset(name: str, out: Path, *, options: Mapping[str, Any]) -> Path:
+def open_dataset(
+    name: str, root: Path, *, options: Mapping[str, Any] | None = None
+) -> Task | Foregrounds | Backgrounds:
+    """Read a data set where it is.
+
+    Args:
+        name: a key of `DATASETS`.
+        root: where its files are.
+        options: what to change of its own options.
+
+    Raises:
+        UsageError: an option that it does not have; the known ones are listed.
+        TableError: what is missing or off.
+    """
+    info = find_dataset(name)
+    return info.open(root, **_choose_options(info, info.open, options or {}))
+
+
+def build_dataset(
+    name: str,
+    out: Path,
+    *,
+    options: Mapping[str, Any],
+    root: Path | None = None,
+    build: Callable[..., Path] | None = None,
+) -> Path:
     """Build a data set into `out`.
 
     Args:
         name: a key of `DATASETS`.
         out: the folder; must not exist or be empty.
         options: what to change of the data set's own options.
+        root: where the files are that it is made of, where it is made of files.
+        build: what builds it, in place of its own builder.
 
     Raises:
-        UsageError: an option that it does not have; the known ones are listed.
+        UsageError: nothing of it is built, a root too few or too many, or an option that it does
+            not have; the known ones are listed.
         FetchError: what it is made of cannot be had.
     """
     info = find_dataset(name)
-    for key in options:
-        if key not in info.options:
-            known = ", ".join(info.options)
-            raise UsageError(f"{name} has no option {key!r}", mend=f"known: {known}")
-    module, function = info.builder
-    build: Callable[..., Path] = getattr(importlib.import_module(module), function)
-    return build(out, **{**info.options, **options})
+    builder = build or info.build
+    if builder is None:
+        raise UsageError(
+            f"{name} is used as it is published, nothing is built",
+            mend=f"give its folder with --root (`fieldmark data info {name}` shows the layout)",
+        )
+    chosen = _choose_options(info, builder, options)
+    roots = inspect.signature(builder).parameters.get("root")
+    if root is not None and roots is None:
+        raise UsageError(
+            f"{name} is not built out of one folder", mend="leave --root out, name folders by --set"
+        )
+    if root is None and roots is not None and roots.default is inspect.Parameter.empty:
+        raise UsageError(f"{name} needs --root", mend=f"see `fieldmark data info {name}`")
+    return builder(out, **chosen) if root is None else builder(out, root=root, **chosen)
+
+
+def _choose_options(
+    info: DatasetInfo, function: Callable[..., Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Check options against what a function takes; a path may be given as a string."""
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    parameters = [p for p in parameters if p.name != "root"]
+    kinds = {p.name: str(p.annotation) for p in parameters}
+    for key, value in options.items():
+        if key not in kinds:
+            raise UsageError(
+                f"{info.name} has no option {key!r}", mend=f"known: {', '.join(kinds) or 'none'}"
+            )
+        choices = info.choices.get(key, ())
+        if choices and isinstance(value, str) and value not in choices:
+            raise UsageError(f"{key} {value!r} is none of {', '.join(choices)}")
+    for parameter in parameters:
+        if parameter.default is parameter.empty and parameter.name not in options:
+            raise UsageError(f"{info.name} needs --set {parameter.name}=...")
+    return {
+        key: Path(value) if isinstance(value, str) and "Path" in kinds[key] else value
+        for key, value in options.items()
+    }
 
 
 def find_recipe(name: str) -> str:
@@ -117,46 +182,33 @@ def find_recipe(name: str) -> str:
         >>> find_recipe("stamps") == find_recipe("synthetic")
         False
     """
-    module, _ = find_dataset(name).builder
-    own = module.rpartition(".")[2]
+    own = look_up(_MODULES, name, kind="data set")
     folder = resources.files(__package__)
-    parts = [folder / f"{stem}" for stem in (f"{own}.py", f"{own}.csv", "composites.py")]
+    parts = [
+        folder / f"{stem}"
+        for stem in (f"{own}.py", f"{own}_build.py", f"{own}.csv", "composites.py")
+    ]
     digests = [hashlib.sha256(p.read_bytes()).hexdigest() for p in parts if p.is_file()]
     return hash_json(digests)[:12]
 
 
-def check_dataset(root: Path, *, name: str = "") -> list[str]:
-    """Return what is missing or off in a built folder, in a line each; nothing if it is whole.
+def check_dataset(
+    root: Path, *, name: str = "", options: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Return what is missing or off in a data set, in a line each; nothing if it is whole.
 
     Args:
-        root: the folder.
-        name: the data set that it should be; any if empty.
-    """
-    from fieldmark.data.backgrounds import read_backgrounds
-    from fieldmark.data.foregrounds import read_foregrounds
-    from fieldmark.data.tables import read_table
+        root: the folder of the published data, or one that was built.
+        name: the data set that it should be; a built folder says itself what it is.
+        options: what to change of its own options.
 
-    found = [
-        f"{root / name} is missing"
-        for name in (
-            "metadata.csv",
-            "card.json",
-            "foregrounds/foregrounds.csv",
-            "backgrounds/backgrounds.csv",
-        )
-        if not (root / name).is_file()
-    ]
-    if found:
-        return found
-    card = json.loads((root / "card.json").read_text(encoding="utf-8"))
-    if name and card.get("name") != name:
-        found.append(f"{root / 'card.json'} says that this is {card.get('name')!r}")
-    readers: tuple[Callable[[Path], Any], ...] = (read_table, read_foregrounds, read_backgrounds)
-    for read, place in zip(
-        readers, (root, root / "foregrounds", root / "backgrounds"), strict=True
-    ):
-        try:
-            read(place)
-        except TableError as error:
-            found.append(str(error))
-    return found
+    Raises:
+        UsageError: an option that it does not have; the known ones are listed.
+    """
+    from fieldmark.data.datasets.built import check_built, find_name
+
+    name = name or find_name(root)
+    if not name:
+        return check_built(root)
+    info = find_dataset(name)
+    return info.check(root, **_choose_options(info, info.check, options or {}))

@@ -11,7 +11,8 @@ A built folder holds
 Objects are split into seen and unseen, scenes into training and test, never composites:
 
     train            seen objects, training scenes, attribute tied to the class by `correlation`
-    val              seen objects, training scenes, tied in the same way
+    val              seen objects, training scenes; every group equally often as in Waterbirds,
+                     but at correlation 1.0 tied as in training: no minority image anywhere
     train_balanced   seen objects, training scenes, every group equally often (for the oracle)
     test_seen        seen objects, test scenes, every group equally often
     test_unseen      unseen objects, test scenes, every group equally often
@@ -35,7 +36,6 @@ from fieldmark.core.atomic import write_json
 from fieldmark.core.errors import InputError, RunExistsError, UsageError
 from fieldmark.core.seeds import generator
 from fieldmark.data.backgrounds import fit_background
-from fieldmark.data.compositing import SCALES, find_place
 from fieldmark.data.sprites import draw_sprite
 
 T = TypeVar("T")
@@ -207,11 +207,12 @@ def _draw_pairs(
         }
         for label in recipe.classes
     }
-    many, few = recipe.per_class, max(1, recipe.per_class // 4)
+    many = recipe.per_class
+    few = max(1, many // 4 if recipe.correlation == 1 else math.ceil(many / 8))
     even = math.ceil(many * len(recipe.classes) / groups)
     plans = (
-        ("train", seen, near, {k: {a: w * many for a, w in v.items()} for k, v in tied.items()}),
-        ("val", seen, near, {k: {a: w * few for a, w in v.items()} for k, v in tied.items()}),
+        ("train", seen, near, _scale(tied, many)),
+        ("val", seen, near, _scale(tied if recipe.correlation == 1 else balanced, few)),
         ("train_balanced", seen, near, _scale(balanced, even)),
         ("test_seen", seen, far, _scale(balanced, recipe.per_group)),
         ("test_unseen", unseen, far, _scale(balanced, recipe.per_group)),
@@ -238,6 +239,9 @@ def _take_turns(items: Sequence[T], count: int, rng: np.random.Generator) -> lis
 
 
 def _write_composites(folder: Path, recipe: Recipe, pairs: Sequence[_Pair]) -> list[dict[str, str]]:
+    # Imported late, here and below: it loads torch, which a list of data sets does not need.
+    from fieldmark.data.compositing import SCALES
+
     cutouts = {pair.cutout.id: pair.cutout for pair in pairs}
     drawn = {name: cutout.read() for name, cutout in cutouts.items()}
     crops = {
@@ -275,6 +279,8 @@ def _write_composites(folder: Path, recipe: Recipe, pairs: Sequence[_Pair]) -> l
 def _paste(
     cutout: Image.Image, scene: Image.Image, *, side: int, scale: float
 ) -> tuple[Image.Image, Image.Image]:
+    from fieldmark.data.compositing import find_place
+
     sprite = draw_sprite(cutout, side=side, scale=scale)
     rows, columns = find_place(*sprite.size, side=side)
     place = (columns.start, rows.start)

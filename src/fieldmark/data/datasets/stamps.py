@@ -17,7 +17,7 @@ import csv
 import functools
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,14 @@ from PIL import Image
 from fieldmark.core.errors import FetchError
 from fieldmark.core.fetch import fetch_debian, read_manifest
 from fieldmark.core.registry import look_up
+from fieldmark.data.datasets.built import check_built, open_built
 from fieldmark.data.datasets.composites import Cutout, Recipe, Scene, build_composites
+from fieldmark.data.datasets.info import DatasetInfo
 from fieldmark.data.datasets.rcc import ResourceFile
 from fieldmark.data.foregrounds import extend_colours
 from fieldmark.data.images import read_cutout, read_image
 from fieldmark.data.masks import find_box
+from fieldmark.data.tasks import Task
 
 ATTRIBUTES = ("land", "water")
 NATURAL = "test_natural"
@@ -44,8 +47,8 @@ CROPS = ((0.75, 0.0), (0.75, 1.0), (1.0, 0.5))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """A question that cut-outs can be asked.
+class Question:
+    """What cut-outs can be asked: which of them make up a class.
 
     Attributes:
         classes: name of a class -> what `stamps.csv` calls its members. The first class is usually
@@ -55,10 +58,10 @@ class Task:
     classes: Mapping[str, tuple[str, ...]]
 
 
-TASKS: Mapping[str, Task] = {
-    "birds-mammals": Task(classes={"bird": ("land bird", "water bird"), "mammal": ("mammal",)}),
-    "waterbirds": Task(classes={"land bird": ("land bird",), "water bird": ("water bird",)}),
-    "plants-artefacts": Task(classes={"plant": ("plant",), "artefact": ("artefact",)}),
+TASKS: Mapping[str, Question] = {
+    "birds-mammals": Question(classes={"bird": ("land bird", "water bird"), "mammal": ("mammal",)}),
+    "waterbirds": Question(classes={"land bird": ("land bird",), "water bird": ("water bird",)}),
+    "plants-artefacts": Question(classes={"plant": ("plant",), "artefact": ("artefact",)}),
 }
 
 
@@ -307,3 +310,39 @@ def _write_card(folders: Mapping[str, Path]) -> dict[str, Any]:
         "citation": "Tux Paint stamps; wallpapers of MATE, Lomiri, KDE Plasma; GCompris; by Debian",
         "sources": [read_manifest(folder) for folder in folders.values()],
     }
+
+
+def open_stamps(root: Path) -> Task:
+    """Read a built folder; the task's name says which question it asks.
+
+    Raises:
+        TableError: a file is missing or off.
+    """
+    task = open_built(root)
+    name = f"stamps/{task.card.get('task', '')}".rstrip("/")
+    return replace(task, name=name, table=replace(task.table, name=name))
+
+
+def check_stamps(root: Path) -> list[str]:
+    """Return what is missing or off in a built folder, in a line each."""
+    return check_built(root, name="stamps")
+
+
+INFO = DatasetInfo(
+    name="stamps",
+    summary="cut-out photographs of animals and things on real landscapes, land or water",
+    licence="as its Debian packages say: GPL-2, CC-BY, CC-BY-SA, CC0 (see card.json)",
+    citation="Tux Paint stamps, MATE, Lomiri, KDE Plasma and GCompris, from Debian",
+    open=open_stamps,
+    build=build_stamps,
+    check=check_stamps,
+    options={
+        "task": "birds-mammals",
+        "correlation": 1.0,
+        "seed": 0,
+        "size": 224,
+        "per_class": 200,
+        "per_group": 100,
+    },
+    choices={"task": tuple(TASKS)},
+)

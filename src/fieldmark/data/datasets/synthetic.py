@@ -17,7 +17,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from fieldmark.core.seeds import generator
+from fieldmark.data.datasets.built import check_built, open_built
 from fieldmark.data.datasets.composites import Cutout, Recipe, Scene, build_composites
+from fieldmark.data.datasets.info import DatasetInfo
+from fieldmark.data.tasks import Task
 
 CLASSES = ("fish", "beetle")
 ATTRIBUTES = ("land", "water")
@@ -167,3 +170,37 @@ def draw_scene(kind: str, *, number: int, size: int, seed: int) -> Image.Image:
 
 def _to_image(pixels: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Image.Image:
     return Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8))
+
+
+def open_synthetic(root: Path) -> Task:
+    """Read a built folder.
+
+    Raises:
+        TableError: a file is missing or off.
+    """
+    return open_built(root)
+
+
+def check_synthetic(root: Path) -> list[str]:
+    """Return what is missing or off in a built folder, in a line each."""
+    return check_built(root, name="synthetic")
+
+
+INFO = DatasetInfo(
+    name="synthetic",
+    summary="drawn fish and beetles on drawn land and water, exact masks, any size",
+    licence="CC0-1.0",
+    citation="fieldmark",
+    open=open_synthetic,
+    build=build_synthetic,
+    check=check_synthetic,
+    options={
+        "correlation": 1.0,
+        "seed": 0,
+        "size": 224,
+        "n_objects": 40,
+        "n_scenes": 12,
+        "per_class": 200,
+        "per_group": 100,
+    },
+)

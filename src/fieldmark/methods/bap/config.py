@@ -3,63 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from fieldmark.core.registry import look_up
+from fieldmark.methods.training_config import TrainingConfig
 
 
-class BapConfig(BaseModel):
+class BapConfig(TrainingConfig):
     """Settings of background-invariant anchor pre-training and of its controls.
+
+    `head_learning_rate` is that of the data-matched control's linear head, an epoch is N x M
+    composites, and the other settings of the loop are as `TrainingConfig` says.
 
     Attributes:
         objects: N, how many foreground objects are used at the most.
         contexts: M, how many composites of each object an epoch holds.
         anchor_contexts: K, how many composites an anchor averages over.
-        epochs: passes over N x M composites.
-        batch_size: composites in one optimiser step, over all processes together.
-        accumulation: in how many parts a step's batch goes through the encoder.
-        learning_rate: peak learning rate of AdamW on the image tower.
-        minimum_learning_rate: where the cosine ends.
-        head_learning_rate: learning rate of the data-matched control's linear head.
-        weight_decay: of AdamW.
-        warmup: linear warm-up: a share of all steps if below 1, else a number of steps.
         scale: the longer side of an object as a share of the image's side, lowest and highest.
         scale_steps: in how many sizes each object is kept.
         redraw_contexts: draw new backgrounds and sizes each epoch, or keep those of the first.
         class_balanced: show every class equally often.
-        precision: `bf16` computes in bfloat16 with float32 master weights; `fp32` does not.
-        patience: stop after this many epochs without a better mean loss; None never stops early.
-        minimum_improvement: how much lower a mean loss must be to count as better.
-        checkpoint_seconds: how much work a kill may lose at the most.
 
     Example:
         >>> BapConfig().batch_size, BapConfig(contexts=16).contexts
         (128, 16)
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     objects: int = Field(default=5000, ge=1)
     contexts: int = Field(default=5, ge=1)
     anchor_contexts: int = Field(default=10, ge=1)
-    epochs: int = Field(default=30, ge=1)
-    batch_size: int = Field(default=128, ge=1)
-    accumulation: int = Field(default=1, ge=1)
-    learning_rate: float = Field(default=5e-6, gt=0)
-    minimum_learning_rate: float = Field(default=0.0, ge=0)
-    head_learning_rate: float = Field(default=5e-4, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    warmup: float = Field(default=0.1, ge=0)
     scale: tuple[float, float] = (0.6, 0.8)
     scale_steps: int = Field(default=8, ge=1)
     redraw_contexts: bool = True
     class_balanced: bool = True
-    precision: Literal["bf16", "fp32"] = "bf16"
-    patience: int | None = Field(default=None, ge=1)
-    minimum_improvement: float = Field(default=1e-4, ge=0)
-    checkpoint_seconds: float = Field(default=60.0, ge=0)
 
 
 # BAP M.6.2: the larger COCO set. K is 10 there too (the text writes M for it, facts 3.9).

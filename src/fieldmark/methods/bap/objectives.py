@@ -5,17 +5,16 @@ A loss maps unit embeddings (B,D) and object indices (B,) to losses (B,).
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from fieldmark.core.errors import UsageError
 from fieldmark.core.seeds import derive_seed
 from fieldmark.methods.bap.training import Loss
+from fieldmark.methods.classifier import ClassifierHead
 
 
 def compute_alignment_loss(embedding_BD: Tensor, anchor_BD: Tensor) -> Tensor:
@@ -65,26 +64,6 @@ def draw_orthogonal_anchors(labels: NDArray[np.int64], *, dim: int, seed: int) -
     basis = torch.linalg.qr(torch.randn(dim, classes, generator=chance)).Q
     anchors: Tensor = basis.T[torch.from_numpy(labels)]
     return anchors
-
-
-class ClassifierHead(nn.Module):
-    """The linear head of the data-matched control.
-
-    Its input is the unit embedding times sqrt(D), so that coordinates are of the order of 1, and it
-    starts at zero: every class is equally likely at first, whatever the encoder.
-    """
-
-    def __init__(self, dim: int, classes: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(dim, classes)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-        self.scale = math.sqrt(dim)
-
-    def forward(self, embedding_BD: Tensor) -> Tensor:
-        """Return logits (B,classes) of unit embeddings (B,D)."""
-        logits: Tensor = self.linear(embedding_BD * self.scale)
-        return logits
 
 
 def classify_with(head: ClassifierHead, label_N: Tensor) -> Loss:

@@ -1,4 +1,4 @@
-"""Which object goes on which background at which size, and how fast the encoder learns.
+"""Which object goes on which background at which size, one composite a row.
 
 Pure functions of a seed and an epoch: a resumed run computes the same plan and goes on where it
 was.
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldmark.core.errors import UsageError
 from fieldmark.core.seeds import generator
 
 Indices = NDArray[np.int64]
@@ -160,31 +159,3 @@ def draw_anchor_contexts(
         np.concatenate(backgrounds).astype(np.int64),
         rng.integers(n_scales, size=n_objects * contexts).astype(np.int64),
     )
-
-
-def compute_learning_rate(
-    step: int, *, total: int, peak: float, minimum: float, warmup: float
-) -> float:
-    """Return the learning rate of a step: linear warm-up, then half a cosine (Table 17).
-
-    Args:
-        step: number of the step, from 0.
-        total: number of all steps.
-        peak: highest rate.
-        minimum: rate at the end.
-        warmup: a share of all steps if below 1, else a number of steps.
-
-    Raises:
-        UsageError: the minimum is above the peak.
-
-    Example:
-        >>> compute_learning_rate(0, total=10, peak=1.0, minimum=0.0, warmup=2)
-        0.5
-    """
-    if minimum > peak:
-        raise UsageError(f"minimum_learning_rate {minimum} is above learning_rate {peak}")
-    rise = math.ceil(warmup * total) if warmup < 1 else min(int(warmup), total)
-    if step < rise:
-        return peak * (step + 1) / rise
-    share = (step - rise) / max(total - rise, 1)
-    return minimum + (peak - minimum) * 0.5 * (1 + math.cos(math.pi * share))

@@ -23,13 +23,13 @@ from fieldmark.data.foregrounds import Foregrounds
 from fieldmark.methods.bap.anchors import Progress, make_anchors
 from fieldmark.methods.bap.config import BapConfig
 from fieldmark.methods.bap.objectives import (
-    ClassifierHead,
     align_to,
     classify_with,
     draw_orthogonal_anchors,
 )
 from fieldmark.methods.bap.plan import sample_objects
 from fieldmark.methods.bap.training import Loss, Trained, TrainingProgress, train
+from fieldmark.methods.classifier import ClassifierHead
 from fieldmark.methods.processes import Processes
 from fieldmark.models.adapter import replace_image_tower
 from fieldmark.models.device import pick_extraction_dtype

@@ -1,0 +1,107 @@
+"""What a suite is: a function from a request to jobs, and one from what they found to exhibits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fieldmark.benchmarks.budgets import Budget
+from fieldmark.benchmarks.jobs import Job, TaskRef
+from fieldmark.benchmarks.store import Measured
+from fieldmark.data.datasets import DATASETS
+from fieldmark.report.tables import Table
+
+Found = tuple[Job, Measured]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a suite is asked to plan.
+
+    Attributes:
+        suite: its name.
+        models: URIs of encoders; most suites take the first.
+        datasets: names of data sets, or paths.
+        root: folder of the published data sets, or None.
+        options: of the data sets, over those of the budget.
+        correlations: of class and background in training; none takes each data set as it is.
+        methods: keys of `benchmarks.methods.METHODS`.
+        seeds: seeds.
+        budget: how much of everything.
+    """
+
+    suite: str
+    models: tuple[str, ...]
+    datasets: tuple[str, ...]
+    root: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    correlations: tuple[float, ...] = ()
+    methods: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    budget: Budget
+
+    def refs(self, *, seed: int) -> list[TaskRef]:
+        """Return every data set at every correlation, as one seed has it."""
+        return [
+            self._ref(name, correlation=correlation, seed=seed)
+            for name in self.datasets
+            for correlation in (self.correlations or (None,))
+        ]
+
+    def _ref(self, name: str, *, correlation: float | None, seed: int) -> TaskRef:
+        known = DATASETS[name].options if name in DATASETS else {}
+        drawn = name in self.budget.data
+        options = {**self.budget.data.get(name, {}), **self.options}
+        if correlation is not None and "correlation" in known:
+            options["correlation"] = correlation
+        if "seed" in known:
+            options["seed"] = seed
+        return TaskRef(dataset=name, root=None if drawn else self.root, options=options)
+
+    def settings(self, recipe: str) -> dict[str, dict[str, Any]]:
+        """Return the budget's settings of a recipe and of those that it starts from."""
+        return self.budget.settings_of(recipe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exhibit:
+    """A table or a figure of a suite.
+
+    Attributes:
+        name: stem of its files.
+        title: what it shows, in a line.
+        table: a table, or None.
+        svg: a figure as SVG, or nothing.
+        note: what to know when reading it.
+    """
+
+    name: str
+    title: str
+    table: Table | None = None
+    svg: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A benchmark or a study.
+
+    Attributes:
+        name: of `fieldmark bench NAME`.
+        summary: what it is, in a line, with the paper's tables or figures.
+        plan: from a request to jobs.
+        draw: from what the jobs found to exhibits, besides the comparison table.
+        datasets: what it runs on where `--root` says that published data are there.
+        correlations: what it runs at by default.
+        methods: what it compares by default, or nothing if methods are not its subject.
+    """
+
+    name: str
+    summary: str
+    plan: Callable[[Request], list[Job]]
+    draw: Callable[[Sequence[Found]], list[Exhibit]] = lambda found: []
+    datasets: tuple[str, ...] = ()
+    correlations: tuple[float, ...] = ()
+    methods: tuple[str, ...] = ()

@@ -1,0 +1,112 @@
+"""The state of an unfinished training run, in one safetensors file, and its log of losses.
+
+Everything that decides the next step is in the file: weights, both moments of AdamW and the step.
+What is drawn at random is a function of seed and epoch, so it needs no state.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fieldmark.core.atomic import replacing, write_text
+
+CHECKPOINT, LOG = "checkpoint.safetensors", "loss.jsonl"
+
+
+@dataclass(frozen=True)
+class LossRow:
+    """What one optimiser step did.
+
+    Attributes:
+        step: number of the step, from 0.
+        epoch: number of the epoch, from 0.
+        loss: mean loss over the batch.
+        learning_rate: of the image tower.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    learning_rate: float
+
+
+def save_checkpoint(
+    folder: Path, modules: nn.ModuleDict, *, optimizer: torch.optim.AdamW, step: int
+) -> None:
+    """Write weights, moments and step, whole or not at all.
+
+    Args:
+        folder: of the run.
+        modules: everything that is trained, by name.
+        optimizer: over the parameters of `modules`.
+        step: how many steps have been taken.
+    """
+    tensors = {
+        f"weight.{k}": v.detach().cpu().contiguous() for k, v in modules.state_dict().items()
+    }
+    for name, parameter in modules.named_parameters():
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{moment}.{name}"] = value.detach().cpu().contiguous()
+    # Two names of one storage (tied weights) cannot be saved as they are: give each its own.
+    tensors = {name: value.clone() for name, value in tensors.items()}
+    with replacing(folder / CHECKPOINT) as part:
+        save_file(tensors, part, metadata={"step": str(step)})
+
+
+def load_checkpoint(folder: Path, modules: nn.ModuleDict, *, optimizer: torch.optim.AdamW) -> int:
+    """Put a checkpoint back and return its step; 0 where there is none.
+
+    Args:
+        folder: of the run.
+        modules: as they were given to `save_checkpoint`.
+        optimizer: over the parameters of `modules`.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return 0
+    device = next(modules.parameters()).device
+    with safe_open(path, framework="pt", device=str(device)) as stored:
+        names = set(stored.keys())
+        weights = {
+            n.removeprefix("weight."): stored.get_tensor(n) for n in names if n[:7] == "weight."
+        }
+        modules.load_state_dict(weights)
+        for name, parameter in modules.named_parameters():
+            state: dict[str, Tensor] = {}
+            for moment in ("step", "exp_avg", "exp_avg_sq"):
+                if f"{moment}.{name}" in names:
+                    value = stored.get_tensor(f"{moment}.{name}")
+                    # AdamW counts its steps on the CPU.
+                    state[moment] = value.cpu() if moment == "step" else value
+            if state:
+                optimizer.state[parameter] = state
+        return int(stored.metadata()["step"])
+
+
+def read_losses(folder: Path, *, before: int | None = None) -> list[LossRow]:
+    """Return the log of a run, all of it or the steps before `before`."""
+    path = folder / LOG
+    if not path.exists():
+        return []
+    # A killed run may have left half a line at the end.
+    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    rows = [LossRow(**json.loads(line)) for line in lines]
+    return [row for row in rows if before is None or row.step < before]
+
+
+def write_losses(folder: Path, rows: list[LossRow]) -> None:
+    """Write a whole log."""
+    write_text(folder / LOG, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
+
+
+def append_loss(folder: Path, row: LossRow) -> None:
+    """Add a line to the log."""
+    with (folder / LOG).open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(asdict(row)) + "\n")
