@@ -222,7 +222,8 @@ def test_draws_with_replacement_decay_as_one_over_k_in_the_smallest_pool():
 
 
 def test_a_slope_without_variance_is_undefined():
-    assert all(map(math.isnan, fit_decay(np.zeros((3, 2)), (1, 2))[:3]))
+    flat = fit_decay(np.zeros((3, 2)), (1, 2))
+    assert all(map(math.isnan, (flat.slope, flat.low, flat.high)))
     assert math.isnan(fit_decay(np.ones((3, 1)), (1,)).slope)
     assert math.isnan(fit_decay([[1.0, 0.5]], (1, 2)).low)
     assert fit_decay(np.empty((0, 2)), (1, 2)).count == 0

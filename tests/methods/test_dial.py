@@ -31,7 +31,7 @@ CORE, SPURIOUS, IMAGE, TEXT = AXES[:4]
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True))
 
 
 def plant(count: int, *, correlation: float, seed: int) -> tuple[Features, np.ndarray]:
@@ -77,7 +77,7 @@ def make_head(correlation: float, strength: float = 0.9):
 
 def worst_group(predicted: np.ndarray, test: Features) -> float:
     right = predicted == test.labels
-    return min(right[test.groups == group].mean() for group in range(4))
+    return float(min(right[test.groups == group].mean() for group in range(4)))
 
 
 def probe_accuracy(embeddings: np.ndarray, target: np.ndarray) -> float:
@@ -137,6 +137,7 @@ def test_without_a_minority_it_says_so_and_still_helps(balanced):
 def test_labels_and_groups_are_not_read():
     data = make_data(0.9, count=300)
     train = data.train
+    assert train is not None
     blank = Features(
         embeddings=train.embeddings, labels=0 * train.labels, groups=0 * train.groups - 1
     )
@@ -147,6 +148,9 @@ def test_labels_and_groups_are_not_read():
 
 def test_seed_is_used_and_gives_one_head():
     data = make_data(0.9, count=300)
+    assert data.train is not None
+    assert data.concepts is not None
+    assert data.prototypes is not None
     basis = [
         fit_dial(
             data.train.embeddings, prototypes=data.prototypes, reject=data.concepts.reject, seed=s
@@ -159,6 +163,9 @@ def test_seed_is_used_and_gives_one_head():
 
 def test_a_repeated_pair_adds_no_direction():
     data = make_data(0.9, count=1000)
+    assert data.train is not None
+    assert data.concepts is not None
+    assert data.prototypes is not None
     twice = np.concatenate([data.concepts.reject, data.concepts.reject[:, ::-1]])
     removal = fit_dial(data.train.embeddings, prototypes=data.prototypes, reject=twice)
     assert removal.basis.shape == (1, DIM)
@@ -263,6 +270,9 @@ def test_removal_scales_only_the_subspace(strength, seed):
 
 def test_bad_input_is_named():
     data = make_data(0.9, count=40)
+    assert data.train is not None
+    assert data.concepts is not None
+    assert data.prototypes is not None
     X, prototypes, reject = data.train.embeddings, data.prototypes, data.concepts.reject
     with pytest.raises(NotApplicableError, match="at least 11 images, got 10"):
         fit_dial(X[:10], prototypes=prototypes, reject=reject)

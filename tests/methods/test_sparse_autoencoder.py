@@ -188,7 +188,7 @@ def test_bad_embeddings_are_refused(fitted):
     with pytest.raises(UsageError, match="same point"):
         MatryoshkaAutoencoder().fit(np.ones((5, 3)))
     with pytest.raises(ValueError, match="NaN"):
-        MatryoshkaAutoencoder().fit([[np.nan, 1.0], [0, 1]])
+        MatryoshkaAutoencoder().fit(np.array([[np.nan, 1.0], [0, 1]]))
     with pytest.raises(ValueError, match="minimum of 2"):
         MatryoshkaAutoencoder().fit([[0.0, 1.0]])
     with pytest.raises(ValueError, match="16 features"):

@@ -242,4 +242,4 @@ def scale_to_unit(rows: Floats) -> Floats:
         [[0.6, 0.8], [0.0, 0.0]]
     """
     norms = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    return np.asarray(np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,7 +21,8 @@ _BLOCK = 128
 RESAMPLES = 2000
 
 
-class Decay(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Decay:
     """How residual variance falls as K grows: its slope in log-log coordinates.
 
     Attributes:
@@ -109,16 +110,16 @@ def fit_decay(residuals: ArrayLike, sizes: Sequence[int], *, seed: int = 0) -> D
     kept, logs = values[:, defined], np.log(np.asarray(sizes, np.float64)[defined])
     count = len(kept)
     if not count or len(set(logs.tolist())) < 2 or not (kept.mean(axis=0) > 0).all():
-        return Decay(math.nan, math.nan, math.nan, count)
+        return Decay(slope=math.nan, low=math.nan, high=math.nan, count=count)
     weights = (logs - logs.mean()) / ((logs - logs.mean()) ** 2).sum()
     slope = float(np.log(kept.mean(axis=0)) @ weights)
     if count < 2:
-        return Decay(slope, math.nan, math.nan, count)
+        return Decay(slope=slope, low=math.nan, high=math.nan, count=count)
     drawn = generator(seed, "decay").multinomial(count, [1 / count] * count, size=RESAMPLES)
     means = drawn @ kept / count
     slopes = np.log(means[(means > 0).all(axis=1)]) @ weights
     low, high = np.quantile(slopes, [0.025, 0.975])
-    return Decay(slope, float(low), float(high), count)
+    return Decay(slope=slope, low=float(low), high=float(high), count=count)
 
 
 def average_first(embeddings: ArrayLike, *, sizes: Sequence[int]) -> NDArray[np.float64]:

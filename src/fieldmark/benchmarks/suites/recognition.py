@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from fieldmark.benchmarks.jobs import NATIVE, Job
 from fieldmark.benchmarks.study_material import name_category
@@ -111,7 +112,7 @@ def _find_scene(key: Key) -> Reference | None:
 
 def plan_fine_tuning(request: Request) -> list[Job]:
     """Plan the loss of BAP, a probe after it and fine-tuning after it (Figure 7)."""
-    arguments = {"fine_tuning": request.settings("lp-ft").get("lp-ft", {})}
+    arguments: dict[str, Any] = {"fine_tuning": request.settings("lp-ft").get("lp-ft", {})}
     if "probe_epochs" in request.budget.study:
         arguments["probe_epochs"] = list(request.budget.study["probe_epochs"])
     return [
