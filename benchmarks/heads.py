@@ -38,9 +38,9 @@ from torch.nn.utils import clip_grad_norm_
 
 from fieldmark.core.errors import NotApplicableError
 from fieldmark.core.seeds import generator
-from fieldmark.methods.afr import GAMMAS, AutomaticFeatureReweighting, hold_out
+from fieldmark.methods.afr import GAMMAS, AutomaticFeatureReweighting
 from fieldmark.methods.dfr import DeepFeatureReweighting
-from fieldmark.methods.head import Concepts, Features, Head, HeadData
+from fieldmark.methods.head import Concepts, Features, Head, HeadData, hold_out
 from fieldmark.methods.heads import HEADS
 from fieldmark.methods.linear_probe import LinearProbe
 from fieldmark.metrics.groups import count_groups, worst_group_accuracy

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Two threads of one core mostly wait for each other on products as small as a test's.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fieldmark.benchmarks import plugins
@@ -50,7 +52,7 @@ INFO = DatasetInfo(
 @pytest.fixture(autouse=True)
 def registries():
     """Put the registries back as they were."""
-    tables = (HEADS, RECIPES, METHODS, plugins.LOADED, datasets._KNOWN.added)
+    tables: list[Any] = [HEADS, RECIPES, METHODS, plugins.LOADED, datasets._KNOWN.added]
     before = [dict(table) for table in tables]
     yield
     for table, held in zip(tables, before, strict=True):

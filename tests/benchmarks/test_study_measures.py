@@ -158,6 +158,10 @@ def test_fine_tuning_after_bap_is_followed_epoch_by_epoch(bench):
     for stage, epochs in (("probe", (1, 3)), ("fine_tuning", (1, 2))):
         for epoch, metric in itertools.product(epochs, ("acc_avg", "acc_wg")):
             assert 0 <= rows["test", f"{metric}_{stage}:{epoch}"].value <= 1
+    # 8 objects twice an epoch in batches of 4.
+    assert rows["train", "loss:2"].count == 4
+    assert rows["test", "acc_avg_probe:3"].count == 8
+    assert rows["test", "acc_wg_probe:3"].count == 2
     assert rows["test", "acc_wg_probe:3"].head == "linear-probe"
     assert rows["test", "acc_wg_fine_tuning:2"].head == "trained"
     assert not list((bench.store.root / "curves").iterdir())

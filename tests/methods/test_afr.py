@@ -17,11 +17,10 @@ from fieldmark.methods.afr import (
     AutomaticFeatureReweighting,
     Layers,
     Stage,
-    hold_out,
     take_step,
     weigh_examples,
 )
-from fieldmark.methods.head import Features, HeadData
+from fieldmark.methods.head import Features, HeadData, hold_out
 from fieldmark.methods.linear_probe import ConvexProbe, LinearProbe
 from fieldmark.methods.zero_shot import ZeroShotClassifier
 from tests.methods.planted import plant_features
@@ -204,7 +203,7 @@ def test_head_is_refused_with_the_reason(parts):
     train, val = parts
     pure = train.take(np.flatnonzero((train.groups == 0) | (train.groups == 3)))
     trained = ConvexProbe().fit(train.embeddings, train.labels)
-    with pytest.raises(NotApplicableError, match="split holdout of train has no image of: landb"):
+    with pytest.raises(NotApplicableError, match="split train has no image of: landb"):
         HEAD.make(HeadData(train=pure, val=val))
     with pytest.raises(NotApplicableError, match="split val has no image of: landbird on water"):
         HEAD.make(HeadData(train=train, val=val.take(np.flatnonzero(val.groups != 1))))

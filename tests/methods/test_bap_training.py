@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from fieldmark.core.errors import UnknownNameError
-from fieldmark.methods.bap.checkpoint import CHECKPOINT, read_losses
 from fieldmark.methods.bap.config import METHOD_NAMES
 from fieldmark.methods.bap.objectives import align_to
 from fieldmark.methods.bap.pretrain import METHODS, Pretraining, pretrain
 from fieldmark.methods.bap.training import Trained, average_epochs, freeze_batch_norm, train
+from fieldmark.methods.checkpoints import CHECKPOINT, read_losses
 from fieldmark.methods.processes import Processes
 from fieldmark.testing import FakeEncoder
 from tests.methods.bap_material import CONFIG, open_compositor

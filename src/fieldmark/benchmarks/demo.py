@@ -30,9 +30,9 @@ from fieldmark.data.compositing import Compositor
 from fieldmark.data.foregrounds import read_foregrounds
 from fieldmark.data.leakage import check_leakage
 from fieldmark.data.tables import ImageTable, read_table
-from fieldmark.methods.bap.checkpoint import CHECKPOINT
 from fieldmark.methods.bap.config import BapConfig
 from fieldmark.methods.bap.pretrain import Pretrained, Pretraining, build_compositor, pretrain
+from fieldmark.methods.checkpoints import CHECKPOINT
 from fieldmark.methods.processes import Processes
 from fieldmark.models.device import pick_device
 from fieldmark.models.encoder import Encoder

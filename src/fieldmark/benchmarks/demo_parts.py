@@ -18,7 +18,7 @@ from fieldmark.core.atomic import replacing, write_json, write_text
 from fieldmark.core.seeds import derive_seed, generator
 from fieldmark.data.compositing import Compositor
 from fieldmark.data.tables import ImageTable
-from fieldmark.methods.bap.checkpoint import LossRow
+from fieldmark.methods.checkpoints import LossRow
 
 SHOWN = 24
 QUERIES = 8

@@ -69,11 +69,7 @@ def measure_fine_tuning_curve(bench: Bench, job: Job) -> Measured:
     config = _read_config(job.arguments.get("fine_tuning", {}))
     adapted = bench.adapt(job)
     blank = bench.blank(job)
-    losses = adapted.notes.get("loss_by_epoch", ())
-    rows = [
-        dataclasses.replace(blank, split="train", metric=f"loss:{epoch}", value=float(value))
-        for epoch, value in enumerate(losses, start=1)
-    ]
+    rows = list(_report_losses(adapted.notes, blank=blank))
     splits = bench.embed(adapted.encoder, ["train", *bench.task.tests])
     train_split = splits.pop("train")
     epochs = sorted({int(e) for e in job.arguments.get("probe_epochs", PROBE_EPOCHS)})
@@ -87,6 +83,19 @@ def measure_fine_tuning_curve(bench: Bench, job: Job) -> Measured:
     rows += _fine_tune(bench, job, adapted.encoder, probe=probe, config=config, folder=folder)
     shutil.rmtree(folder, ignore_errors=True)
     return Measured(rows=tuple(rows), notes={"recipe": dict(adapted.notes)})
+
+
+def _report_losses(notes: Mapping[str, Any], *, blank: ResultRow) -> Iterator[ResultRow]:
+    """Yield the mean loss of each epoch, counted in steps."""
+    losses = notes.get("loss_by_epoch", ())
+    for epoch, value in enumerate(losses, start=1):
+        yield dataclasses.replace(
+            blank,
+            split="train",
+            metric=f"loss:{epoch}",
+            value=float(value),
+            count=int(notes.get("steps", 0)) // len(losses),
+        )
 
 
 def _read_config(given: Mapping[str, Any]) -> FineTuningConfig:
@@ -105,17 +114,21 @@ def _report(
     right = head.predict(split.embeddings) == split.table.labels
     groups = split.table.group_ids()
     known = groups >= 0
-    worst = summarise_groups(right[known], groups[known]).worst
+    found = summarise_groups(right[known], groups[known])
+    fewest = 0 if found.worst_group is None else found.counts[found.worst_group]
     average = summarise_groups(right, np.zeros_like(groups)).average
     named = "linear-probe" if stage == "probe" else "trained"
-    for metric, value in ((f"acc_avg_{stage}", average), (f"acc_wg_{stage}", worst)):
+    for metric, value, count in (
+        ("acc_avg", average, len(right)),
+        ("acc_wg", found.worst, fewest),
+    ):
         yield dataclasses.replace(
             blank,
             split=split.name,
             head=named,
-            metric=f"{metric}:{epoch}",
+            metric=f"{metric}_{stage}:{epoch}",
             value=value,
-            count=len(right),
+            count=count,
         )
 
 

@@ -27,10 +27,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fieldmark.core.errors import NotApplicableError, UsageError
-from fieldmark.core.seeds import generator
 from fieldmark.methods.dfr import check_groups
-from fieldmark.methods.head import Features, HeadData, HeadKind, require_groups
-from fieldmark.methods.linear_probe import LinearProbe, _LinearHead
+from fieldmark.methods.head import Features, HeadData, HeadKind, hold_out, require_groups
+from fieldmark.methods.linear_probe import LinearHead, LinearProbe
 
 Floats = NDArray[np.float64]
 GAMMAS = (0.0, 1.0, 3.0, 6.0, 10.0, 20.0)
@@ -187,7 +186,7 @@ def _descend(
     )
 
 
-class AutomaticFeatureReweighting(_LinearHead):
+class AutomaticFeatureReweighting(LinearHead):
     """Automatic Feature Reweighting of a linear head.
 
     Args:
@@ -339,29 +338,6 @@ def _prepare_validation(val: Features, classes: NDArray[np.int64], *, scale: flo
     )
 
 
-def hold_out(part: Features, *, share: float, seed: int) -> tuple[Features, Features]:
-    """Split training data at random, every group by itself, so that chance loses no rare one.
-
-    Args:
-        part: the training data.
-        share: of what is returned second, the part to reweight, in (0, 1).
-        seed: 0 or more.
-
-    Example:
-        >>> rows = np.repeat([0, 1], [10, 5])
-        >>> part = Features(embeddings=np.eye(15, dtype=np.float32), labels=rows, groups=rows)
-        >>> [len(half) for half in hold_out(part, share=0.2, seed=0)]
-        [12, 3]
-    """
-    random = generator(seed, "afr", "holdout")
-    held = []
-    for group in np.unique(part.groups):
-        rows = random.permutation(np.flatnonzero(part.groups == group))
-        held.append(rows[: max(1, round(share * len(rows)))])
-    second = np.sort(np.concatenate(held))
-    return part.take(np.setdiff1d(np.arange(len(part)), second)), part.take(second)
-
-
 def _find_parts(data: HeadData) -> tuple[LinearLayer, Features]:
     assert data.train is not None
     trained = data.trained
@@ -380,11 +356,18 @@ def _find_parts(data: HeadData) -> tuple[LinearLayer, Features]:
     return trained or probe.fit(first.embeddings, first.labels), second
 
 
-def _make(data: HeadData) -> AutomaticFeatureReweighting:
+def _check(data: HeadData) -> None:
+    """Refuse what has no minority group to find, or none to select by."""
+    assert data.train is not None
     assert data.val is not None
+    require_groups(data.train, split="train")
     require_groups(data.val, split="val")
+
+
+def _make(data: HeadData) -> AutomaticFeatureReweighting:
+    _check(data)
+    assert data.val is not None
     start, part = _find_parts(data)
-    require_groups(part, split="holdout of train")
     return AutomaticFeatureReweighting().fit(
         part.embeddings, part.labels, start=start, val=data.val
     )
@@ -395,5 +378,6 @@ HEAD = HeadKind(
     make=_make,
     needs=frozenset({"train", "val"}),
     seeded=True,
+    check=_check,
     source="Qiu et al. 2023, section 4; bap.txt M.2",
 )

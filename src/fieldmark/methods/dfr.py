@@ -27,7 +27,7 @@ from sklearn.utils.validation import validate_data
 from fieldmark.core.errors import NotApplicableError, UsageError
 from fieldmark.core.seeds import derive_seed, generator
 from fieldmark.methods.head import HeadData, HeadKind, require_groups
-from fieldmark.methods.linear_probe import _LinearHead
+from fieldmark.methods.linear_probe import LinearHead
 from fieldmark.metrics.groups import count_groups, worst_group_accuracy
 
 Floats = NDArray[np.float64]
@@ -149,7 +149,7 @@ def _unscale(head: _Linear, scaler: StandardScaler | None) -> _Linear:
     return _Linear(coef, head.intercept - coef @ scaler.mean_)
 
 
-class DeepFeatureReweighting(_LinearHead):
+class DeepFeatureReweighting(LinearHead):
     """Deep Feature Reweighting on validation embeddings.
 
     Args:
@@ -281,10 +281,15 @@ class DeepFeatureReweighting(_LinearHead):
         return {**super().describe(), "selected": chosen}
 
 
-def _make(data: HeadData) -> DeepFeatureReweighting:
-    assert data.train is not None
+def _check(data: HeadData) -> None:
     assert data.val is not None
     require_groups(data.val, split="val", minimum=2)
+
+
+def _make(data: HeadData) -> DeepFeatureReweighting:
+    _check(data)
+    assert data.train is not None
+    assert data.val is not None
     return DeepFeatureReweighting(random_state=data.seed).fit(
         data.val.embeddings,
         data.val.labels,
@@ -298,5 +303,6 @@ HEAD = HeadKind(
     make=_make,
     needs=frozenset({"train", "val"}),
     seeded=True,
+    check=_check,
     source="Kirichenko et al. 2023, section 4; bap.txt M.2",
 )

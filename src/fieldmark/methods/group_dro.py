@@ -29,7 +29,7 @@ from fieldmark.core.errors import NotApplicableError, UsageError
 from fieldmark.core.seeds import generator
 from fieldmark.methods.dfr import check_groups
 from fieldmark.methods.head import Features, HeadData, HeadKind, require_groups
-from fieldmark.methods.linear_probe import _LinearHead
+from fieldmark.methods.linear_probe import LinearHead
 from fieldmark.metrics.groups import count_groups, worst_group_accuracy
 
 
@@ -84,7 +84,7 @@ class _Examples(NamedTuple):
     groups: Tensor
 
 
-class GroupDroProbe(_LinearHead):
+class GroupDroProbe(LinearHead):
     """A linear probe trained by group DRO.
 
     Args:
@@ -231,7 +231,7 @@ def _descend(
     return q
 
 
-def _make(data: HeadData) -> GroupDroProbe:
+def _check(data: HeadData) -> None:
     assert data.train is not None
     assert data.val is not None
     try:
@@ -241,6 +241,11 @@ def _make(data: HeadData) -> GroupDroProbe:
             f"group DRO weighs the loss of every group in training, and {error}"
         ) from error
     require_groups(data.val, split="val")
+
+
+def _make(data: HeadData) -> GroupDroProbe:
+    _check(data)
+    assert data.train is not None
     train = data.train
     return GroupDroProbe(random_state=data.seed).fit(
         train.embeddings, train.labels, groups=train.groups, val=data.val
@@ -252,5 +257,6 @@ HEAD = HeadKind(
     make=_make,
     needs=frozenset({"train", "val"}),
     seeded=True,
+    check=_check,
     source="Sagawa et al. 2020, algorithm 1",
 )

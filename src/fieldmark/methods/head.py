@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fieldmark.core.errors import NotApplicableError
+from fieldmark.core.seeds import generator
 
 
 class Head(Protocol):
@@ -124,6 +125,29 @@ class HeadKind:
     seeded: bool
     source: str = ""
     check: Callable[[HeadData], None] = lambda data: None
+
+
+def hold_out(part: Features, *, share: float, seed: int) -> tuple[Features, Features]:
+    """Split training data at random, every group by itself, so that chance loses no rare one.
+
+    Args:
+        part: the training data.
+        share: of what is returned second, the part to reweight, in (0, 1).
+        seed: 0 or more.
+
+    Example:
+        >>> rows = np.repeat([0, 1], [10, 5])
+        >>> part = Features(embeddings=np.eye(15, dtype=np.float32), labels=rows, groups=rows)
+        >>> [len(half) for half in hold_out(part, share=0.2, seed=0)]
+        [12, 3]
+    """
+    random = generator(seed, "holdout")
+    held = []
+    for group in np.unique(part.groups):
+        rows = random.permutation(np.flatnonzero(part.groups == group))
+        held.append(rows[: max(1, round(share * len(rows)))])
+    second = np.sort(np.concatenate(held))
+    return part.take(np.setdiff1d(np.arange(len(part)), second)), part.take(second)
 
 
 def require_groups(part: Features, *, split: str, minimum: int = 1) -> None:

@@ -47,7 +47,7 @@ class _Examples(NamedTuple):
 
 
 # scikit-learn has no types, and its checks and `clone` want its base classes.
-class _LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """What both probes do once they have `coef_` (C,D), `intercept_` (C,) and `classes_` (C,)."""
 
     name = ""
@@ -117,7 +117,7 @@ def _weigh_classes(examples: _Examples, class_weight: ClassWeight) -> Floats:
     return np.asarray(examples.weights * (sums.sum() / (len(sums) * sums))[examples.codes])
 
 
-class LinearProbe(_LinearHead):
+class LinearProbe(LinearHead):
     """The linear probe of bap.txt M.3.1, trained in steps.
 
     Args:
@@ -199,7 +199,7 @@ def _mean_loss(logits: Tensor, codes: Tensor, weights: Tensor) -> Tensor:
     return (losses * weights).sum() / weights.sum()
 
 
-class ConvexProbe(_LinearHead):
+class ConvexProbe(LinearHead):
     """Logistic regression with an L2 penalty, solved to the end: no steps, no seed.
 
     Args:

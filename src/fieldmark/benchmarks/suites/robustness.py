@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from fieldmark.benchmarks.jobs import Job
 from fieldmark.benchmarks.methods import METHODS
 from fieldmark.benchmarks.suite import Request, Suite
@@ -14,17 +16,18 @@ def plan_robustness(request: Request) -> list[Job]:
         for ref in request.refs(seed=seed):
             for name in request.methods:
                 method = METHODS[name]
-                shared = {
-                    "task": ref,
-                    "model": request.models[0],
-                    "recipe": method.recipe,
-                    "settings": request.settings(method.recipe),
-                    "seed": seed,
-                    "suite": request.suite,
-                }
-                jobs.append(Job(**shared, arguments={"head": method.head}))
+                job = Job(
+                    task=ref,
+                    model=request.models[0],
+                    recipe=method.recipe,
+                    settings=request.settings(method.recipe),
+                    arguments={"head": method.head},
+                    seed=seed,
+                    suite=request.suite,
+                )
+                jobs.append(job)
                 if method.recipe != "erm-80":  # a stage of AFR; the paper has no BSI of it
-                    jobs.append(Job(**shared, measure="sensitivity"))
+                    jobs.append(dataclasses.replace(job, measure="sensitivity", arguments={}))
     return list({str(job.to_json()): job for job in jobs}.values())
 
 

@@ -113,7 +113,7 @@ def draw_anchors(found: Sequence[Found]) -> list[Exhibit]:
     ):
         words = f"{dataset}, {encoder}"
         across = Axis(label="K, scenes averaged over", log=True)
-        named = ("nearest to its class", "nearest scene")
+        named = ("text of its class", "nearest text of a scene")
         lines = [
             dataclasses.replace(series, label=label)
             for metric, label in zip(similar, named, strict=True)
