@@ -117,6 +117,11 @@ def test_what_a_task_lacks_is_named(bench):
         measure(bare, "additivity", composites=4)
     one = bench.task.backgrounds.select("green")
     bare = dataclasses.replace(bench, task=dataclasses.replace(bench.task, backgrounds=one))
+    alone = dataclasses.replace(
+        bench, task=dataclasses.replace(bench.task, backgrounds=one.take([0]))
+    )
+    with pytest.raises(NotApplicableError, match="squares has one scene"):
+        measure(alone, "anchor-study")
     with pytest.raises(NotApplicableError, match="no two named categories"):
         measure(bare, "scene-recognition")
     with pytest.raises(NotApplicableError, match="fewer than 5"):

@@ -52,7 +52,7 @@ _PRETRAINING = {
     "checkpoint_seconds": 30,
 }
 _TUNING = {
-    "epochs": 4,
+    "epochs": 3,
     "batch_size": 16,
     "learning_rate": 1e-5,
     "warmup": 5,
@@ -78,8 +78,14 @@ BUDGETS: Mapping[str, Budget] = {
             "erm-80": _TUNING,
             "bang": _TUNING,
             "weight-ensemble": {**_TUNING, "members": 2},
-            # Batches of the size of D_task; 10 % of 200 images make a batch of 20.
-            "prusc": {**_TUNING, "task_ratio": 0.5, "mask_epochs": 3},
+            # Sixty images in D_task: a gate starts at 1.5, so steps of 1e-2 could close none.
+            "prusc": {
+                **_TUNING,
+                "task_ratio": 0.3,
+                "mask_epochs": 4,
+                "mask_batch_size": 16,
+                "mask_learning_rate": 0.1,
+            },
         },
         study={"composites": 256, "backgrounds": 400, "sequences": 400},
     ),

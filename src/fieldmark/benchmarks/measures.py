@@ -19,6 +19,7 @@ from fieldmark.benchmarks.predictions import (
     report_sensitivity,
 )
 from fieldmark.benchmarks.store import Measured
+from fieldmark.benchmarks.study_measures import STUDY_MEASURES
 from fieldmark.benchmarks.subject import Bench
 from fieldmark.core.errors import NotApplicableError
 from fieldmark.core.registry import look_up
@@ -139,4 +140,5 @@ def _keep(one: Predictions) -> dict[str, Any]:
 MEASURES: dict[str, Measure] = {
     "accuracy": measure_accuracy,
     "sensitivity": measure_sensitivity,
+    **STUDY_MEASURES,
 }

@@ -114,12 +114,17 @@ def measure_anchors(bench: Bench, job: Job) -> Measured:
         For each K of G.3 rows `residual_variance:K`, `anchor_class_similarity:K` and
         `anchor_scene_similarity:K` (the highest over categories); and `residual_slope`, log
         variance on log K with its interval, counted in sequences.
+
+    Raises:
+        NotApplicableError: there are no objects, or not two different scenes.
     """
     amounts = {"objects": 7_500, "backgrounds": 100_000, "sequences": 2_000, **job.arguments}
     encoder = bench.adapt(job).encoder
     pool = sample_backgrounds(
         require_backgrounds(bench), int(amounts["backgrounds"]), seed=job.seed
     )
+    if len(set(pool.hashes())) < 2:
+        raise NotApplicableError(f"{bench.task.name} has one scene, whose mean has no variance")
     compositor = open_compositor(
         bench, job, backgrounds=pool, scales=(ANCHOR_SCALE, ANCHOR_SCALE), scale_steps=1
     )

@@ -17,7 +17,7 @@ from fieldmark.benchmarks.jobs import NATIVE, Job, Source
 from fieldmark.benchmarks.predictions import EvaluatedSplit
 from fieldmark.benchmarks.store import Store
 from fieldmark.core.atomic import hash_json
-from fieldmark.core.errors import NotApplicableError, UsageError
+from fieldmark.core.errors import MaskError, NotApplicableError, UsageError
 from fieldmark.core.fetch import cache_dir
 from fieldmark.core.records import ResultRow
 from fieldmark.core.registry import look_up
@@ -70,6 +70,8 @@ class Bench:
         made = self.adapted_key(job.recipe, job)
         words = [self.task.class_words, self.task.templates, self.task.reject, self.task.accept]
         values = {**asked, "made": made, "data": self.digest, "words": words, "of": self.code}
+        if job.measure not in ("accuracy", "sensitivity"):  # a study may paste objects on scenes
+            values["composites"] = [self._describe_objects(job.source), self._scenes]
         return hash_json({**values, "tests": self.task.tests, "name": self.task.name})
 
     def adapted_key(self, recipe: str, job: Job) -> str:
@@ -100,9 +102,10 @@ class Bench:
         return hash_json(self.task.backgrounds.hashes() if self.task.backgrounds else [])
 
     def _describe_objects(self, source: Source) -> str:
-        if self.task.foregrounds is None and source.foregrounds == "task":
+        try:
+            objects = choose_foregrounds(self.task, source)
+        except NotApplicableError:  # the job itself will say so
             return ""
-        objects = choose_foregrounds(self.task, source)
         return hash_json([objects.hashes(), objects.labels.tolist(), list(objects.ids)])
 
     def adapt(self, job: Job) -> Adapted:
@@ -156,14 +159,17 @@ class Bench:
             check_leakage(backgrounds, part, what="background")
             if name not in SEEN:
                 check_leakage(foregrounds, part, what="foreground")
-        return build_compositor(
-            foregrounds,
-            backgrounds,
-            side=self.encoder.spec.image_size,
-            config=config if isinstance(config, BapConfig) else BapConfig(),
-            seed=job.seed,
-            cache=cache_dir() / "composites",
-        )
+        try:
+            return build_compositor(
+                foregrounds,
+                backgrounds,
+                side=self.encoder.spec.image_size,
+                config=config if isinstance(config, BapConfig) else BapConfig(),
+                seed=job.seed,
+                cache=cache_dir() / "composites",
+            )
+        except MaskError as error:
+            raise NotApplicableError(str(error)) from error
 
     def split_for(self, need: str) -> str:
         """Return the split that serves as `train` or `val`.

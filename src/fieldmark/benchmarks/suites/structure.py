@@ -22,6 +22,11 @@ from fieldmark.report.curves import Axis, draw_sweep
 from fieldmark.report.sweeps import PowerLaw, Series, fit_power_law, read_sweep
 from fieldmark.report.tables import summarise
 
+ACROSS = Axis(label="K, scenes averaged over", log=True)
+SIMILAR = {
+    "anchor_class_similarity": "text of its class",
+    "anchor_scene_similarity": "nearest text of a scene",
+}
 # More kinds of scene than this cannot be told apart on a map.
 MOST_KINDS = 4
 
@@ -103,50 +108,12 @@ def plan_anchors(request: Request) -> list[Job]:
 
 def draw_anchors(found: Sequence[Found]) -> list[Exhibit]:
     """Draw Figure 1: similarities against K, residual variance against K, and its slope."""
-    similar = ("anchor_class_similarity", "anchor_scene_similarity")
+    rows = list_rows(found, *SIMILAR, "residual_variance", "residual_slope")
     exhibits = []
-    for number, ((dataset, encoder), rows) in enumerate(
-        group_rows(
-            list_rows(found, *similar, "residual_variance", "residual_slope"),
-            by=("dataset", "encoder"),
-        ).items()
-    ):
-        words = f"{dataset}, {encoder}"
-        across = Axis(label="K, scenes averaged over", log=True)
-        named = ("text of its class", "nearest text of a scene")
-        lines = [
-            dataclasses.replace(series, label=label)
-            for metric, label in zip(similar, named, strict=True)
-            for series in read_sweep(rows, metric)
-        ]
-        variance = read_sweep(rows, "residual_variance")
-        for name, title, svg in (
-            (
-                f"anchors-similarity-{number}",
-                f"Cosine of an anchor with texts (Figure 1, left): {words}",
-                draw_sweep(
-                    lines,
-                    across=across,
-                    up=Axis(label="cosine"),
-                    identifier=f"anchors-similarity-{number}",
-                    title=f"Cosine of an anchor with texts: {words}",
-                ),
-            ),
-            (
-                f"anchors-variance-{number}",
-                f"Residual variance of a mean of K scenes (Figure 1, right): {words}",
-                draw_sweep(
-                    variance,
-                    across=across,
-                    up=Axis(label="squared distance", log=True),
-                    identifier=f"anchors-variance-{number}",
-                    title=f"Residual variance of a mean of K scenes: {words}",
-                    laws=_find_laws(variance, rows),
-                ),
-            ),
-        ):
-            exhibits.append(Exhibit(name=name, title=title, svg=str(svg)))
-    rows = list_rows(found, "residual_slope")
+    for number, (place, part) in enumerate(group_rows(rows, by=("dataset", "encoder")).items()):
+        words = ", ".join(place)
+        exhibits.append(_draw_similarities(part, words=words, name=f"anchors-similarity-{number}"))
+        exhibits.append(_draw_variance(part, words=words, name=f"anchors-variance-{number}"))
     if rows:
         title = "Slope of log residual variance on log K: -1 is 1/K (Equation 6)"
         table = tabulate_beside(
@@ -154,6 +121,31 @@ def draw_anchors(found: Sequence[Found]) -> list[Exhibit]:
         )
         exhibits.append(Exhibit(name="anchors-slope", title=title, table=table))
     return exhibits
+
+
+def _draw_similarities(rows: Sequence[ResultRow], *, words: str, name: str) -> Exhibit:
+    lines = [
+        dataclasses.replace(series, label=label)
+        for metric, label in SIMILAR.items()
+        for series in read_sweep(rows, metric)
+    ]
+    title = f"Cosine of an anchor with texts (Figure 1, left): {words}"
+    svg = draw_sweep(lines, across=ACROSS, up=Axis(label="cosine"), identifier=name, title=title)
+    return Exhibit(name=name, title=title, svg=str(svg))
+
+
+def _draw_variance(rows: Sequence[ResultRow], *, words: str, name: str) -> Exhibit:
+    lines = read_sweep(rows, "residual_variance")
+    title = f"Residual variance of a mean of K scenes (Figure 1, right): {words}"
+    svg = draw_sweep(
+        lines,
+        across=ACROSS,
+        up=Axis(label="squared distance", log=True),
+        identifier=name,
+        title=title,
+        laws=_find_laws(lines, rows),
+    )
+    return Exhibit(name=name, title=title, svg=str(svg))
 
 
 def _find_laws(series: Sequence[Series], rows: Sequence[ResultRow]) -> dict[str, PowerLaw]:
