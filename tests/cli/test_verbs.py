@@ -201,3 +201,52 @@ def test_data_verbs(tmp_path, capsys):
 def test_an_unknown_data_set_lists_the_known_ones(model, tmp_path, capsys):
     assert call("embed", "--model", model, "--data", "stamp", "--out", tmp_path / "x") == 2
     assert "did you mean stamps? known: celeba, coco, " in capsys.readouterr().err
+
+
+def test_bench_lists_its_suites(capsys):
+    assert call("bench", "--list") == 0
+    shown = capsys.readouterr().out
+    assert "waterbirds" in shown
+    assert "Table 14" in shown
+
+
+def bench(data, model, out, *more):
+    words = ("--model", model, "--data", data, "--seeds", 1, "--out", out, *more)
+    return call("bench", "synthetic", *words)
+
+
+def test_bench_compares_methods_and_leaves_tables_and_a_page(data, model, tmp_path, capsys):
+    out = tmp_path / "out"
+    small = ["--set", "lp-ft.epochs=1", "--set", "lp-ft.batch_size=8", "--set", "lp-ft.warmup=1"]
+    assert bench(data, model, out, "--methods", "zero-shot,linear-probe,dfr", *small) == 0
+    shown = capsys.readouterr().out
+    assert "linear probe" in shown
+    assert "split val has" in shown.replace("\n", " ")
+    assert {p.suffix for p in (out / "tables").iterdir()} == {".md", ".tex", ".csv"}
+    assert "DFR" in (out / "report.html").read_text()
+    assert read_run(out)["arguments"]["seeds"] == [0]
+
+
+def test_a_study_leaves_its_own_tables_and_drawings(data, model, tmp_path, capsys):
+    small = ["--set", "study.composites=8", "--set", "study.sequences=20"]
+    out = tmp_path / "out"
+    words = ("--model", model, "--data", data, "--seeds", 1, "--out", out)
+    assert call("bench", "anchors", *words, *small, "--set", "study.anchor_objects=2") == 0
+    page = (out / "report.html").read_text()
+    assert "slope of log variance" in page.lower()
+    assert "<svg" in page
+    assert list((out / "figures").glob("*.svg"))
+
+
+def test_bench_says_what_is_wrong_in_one_line(data, model, tmp_path, capsys):
+    for words, part in (
+        (["--methods", "bep"], "unknown method 'bep'"),
+        (["--budget", "huge"], "unknown budget"),
+        (["--set", "epochs=3"], "is not RECIPE.KEY=VALUE"),
+        (["--set", "bop.epochs=3"], "unknown place of a setting"),
+        (["--plugin", tmp_path / "none.py"], "none.py: cannot be run"),
+    ):
+        assert bench(data, model, tmp_path / "out", *words) != 0
+        told = capsys.readouterr().err.strip()
+        assert part in told
+        assert len(told.splitlines()) == 1

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from fieldmark import __version__
 from fieldmark.benchmarks.jobs import TaskRef
 from fieldmark.benchmarks.paired import compare_with_rivals
@@ -29,7 +31,8 @@ from fieldmark.report.comparison_formats import (
     render_comparison_markdown,
 )
 from fieldmark.report.formats import render_csv, render_latex, render_markdown
-from fieldmark.report.sweep_page import compare_run
+from fieldmark.report.sections import Panel
+from fieldmark.report.sweep_page import compare_run, write_sweep_page
 
 # What a suite of published data runs on where there are none.
 STAND_INS = ("stamps", "synthetic")
@@ -64,7 +67,7 @@ def run_bench(
     resume: bool = False,
     report: Report = lambda phase, done, total, note: None,
 ) -> Path:
-    """Run a suite and write OUT/results.jsonl, OUT/tables, OUT/figures and OUT/run.json.
+    """Run a suite and write its figures, tables, drawings, page and manifest into `out`.
 
     Args:
         request: what to run.
@@ -100,7 +103,8 @@ def run_bench(
     report("compare", 0, 1, "")
     comparisons = compare_with_rivals(outcomes, shelf) if suite.methods else []
     report("compare", 1, 1, "")
-    _write_exhibits(out, suite.draw(found))
+    exhibits = suite.draw(found)
+    _write_exhibits(out, exhibits)
     run.data = {"tasks": _list_tasks(outcomes)}
     run.notes = {
         "budget": {"name": request.budget.name, "summary": request.budget.summary},
@@ -112,7 +116,17 @@ def run_bench(
         "peak memory in GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
     _write_comparisons(out, compare_run(run.rows, run.notes))
-    return run.finish()
+    run.finish()
+    write_sweep_page(
+        out,
+        panels=[
+            Panel(caption=one.title, drawing=Markup(one.svg), remark=one.note)
+            for one in exhibits
+            if one.svg
+        ],
+        tables=[one.table for one in exhibits if one.table is not None],
+    )
+    return out
 
 
 def _describe(request: Request) -> dict[str, Any]:

@@ -144,16 +144,20 @@ def _split(word: str) -> tuple[tuple[str, str], Any]:
 
 
 def _show(out: Path) -> None:
-    """Print the comparison and say where the tables and the page are."""
+    """Print the tables and say where everything is."""
     from rich.console import Console
 
     from fieldmark.core.records import read_rows, read_run
     from fieldmark.report.comparison_formats import render_comparison_rich
-    from fieldmark.report.sweep_page import compare_run, write_sweep_page
+    from fieldmark.report.sweep_page import PAGE, compare_run
 
     # A log has no width of its own.
     terminal = Console() if Console().is_terminal else Console(width=160)
-    for comparison in compare_run(read_rows(out), read_run(out)["notes"]):
+    comparisons = compare_run(read_rows(out), read_run(out)["notes"])
+    for comparison in comparisons:
         terminal.print(render_comparison_rich(comparison))
+    if not comparisons:
+        for path in sorted((out / "tables").glob("*.md")):
+            terminal.print(path.read_text(encoding="utf-8"), markup=False, highlight=False)
     say(f"tables: {out / 'tables'}, all figures: {out / 'results.jsonl'}")
-    say(f"the page to look at: {write_sweep_page(out)}")
+    say(f"the page to look at: {out / PAGE}")

@@ -51,6 +51,10 @@ METRICS = {
     "additivity": "additivity S",
     "text_additivity": "text additivity S",
     "residual_variance": "residual variance",
+    "residual_slope": "slope of log variance on log K",
+    "word_similarity": "similarity of the words alone",
+    "silhouette_class": "silhouette by class",
+    "silhouette_scene": "silhouette by scene",
 }
 MEANINGS = {
     "worst group": "accuracy of the group that comes off worst",
@@ -61,6 +65,10 @@ MEANINGS = {
     "against the spread within a background; lower is better",
     "text additivity S": "the same for words, by the text tower",
     "additivity S": "share of the embedding that is a sum of an object part and a scene part",
+    "slope of log variance on log K": "-1 where the mean of K backgrounds settles as 1/K",
+    "similarity of the words alone": "cosine of the texts of an object and of a place",
+    "silhouette by class": "how far composites of a class lie together, in [-1, 1]",
+    "silhouette by scene": "how far composites on a kind of scene lie together, in [-1, 1]",
     "residual variance": "variance that neither object nor scene accounts for",
 }
 SPLIT_ORDER = ("test_unseen", "test_seen", "test", "test_natural", "val", "train")

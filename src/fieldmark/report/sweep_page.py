@@ -51,6 +51,7 @@ from fieldmark.report.sweeps import (
     read_number,
     read_sweep,
 )
+from fieldmark.report.tables import Table
 
 PAGE = "report.html"
 PAPER = (
@@ -86,14 +87,21 @@ class Grid:
     panels: tuple[Panel, ...]
 
 
-def write_sweep_page(run_dir: Path, *, encoder: str = "", panels: Sequence[Panel] = ()) -> Path:
+def write_sweep_page(
+    run_dir: Path,
+    *,
+    encoder: str = "",
+    panels: Sequence[Panel] = (),
+    tables: Sequence[Table] = (),
+) -> Path:
     """Write the page of a finished bench run and return its path.
 
     Args:
         run_dir: holds `run.json` and `results.jsonl`.
         encoder: URI of the encoder that the paper's figures are looked up by; by default that of
             the native rows.
-        panels: further drawings of the suite, with their captions.
+        panels: the suite's own drawings, in place of those that are drawn of any sweep.
+        tables: the suite's own tables.
 
     Raises:
         InputError: there is no finished run, or one of its notes is not what it should be.
@@ -110,7 +118,9 @@ def write_sweep_page(run_dir: Path, *, encoder: str = "", panels: Sequence[Panel
     rows = read_rows(run_dir) if (run_dir / RESULTS).is_file() else []
     maps = show_maps(read_parts(run_dir / "page").maps)
     path = run_dir / PAGE
-    page = build_sweep_page(rows, manifest=manifest, encoder=encoder, panels=panels, maps=maps)
+    page = build_sweep_page(
+        rows, manifest=manifest, encoder=encoder, panels=panels, tables=tables, maps=maps
+    )
     write_text(path, page)
     return path
 
@@ -121,6 +131,7 @@ def build_sweep_page(
     manifest: Mapping[str, Any],
     encoder: str = "",
     panels: Sequence[Panel] = (),
+    tables: Sequence[Table] = (),
     maps: Sequence[MapRow] = (),
 ) -> str:
     """Build the page of rows and a manifest, without reading or writing."""
@@ -130,13 +141,14 @@ def build_sweep_page(
     found = compare_run(rows, notes, encoder=base)
     context = {
         "eyebrow": f"fieldmark {manifest.get('verb', '')}".strip(),
-        "title": _write_title(found),
+        "title": _write_title(found, tables=tables, manifest=manifest),
         "lead": LEAD if found else "",
         "encoder": base,
         "grids": tuple(_make_grid(one, number=i) for i, one in enumerate(found)),
         "test_headings": TEST_HEADINGS,
         "csv": embed_text(render_comparison_csv(found), kind="text/csv"),
-        "figures": (*draw_sweeps(rows), *panels),
+        "tables": tuple(tables),
+        "figures": tuple(panels) or draw_sweeps(rows),
         "maps": tuple(maps),
         "refused": tuple(map(_write_refusal, refusals)),
         "budget": _list_facts(notes.get("budget")),
@@ -157,7 +169,12 @@ def compare_run(
         rows: of the run.
         notes: with `refused` and `comparisons`, where there are any.
         encoder: URI that the paper's figures are looked up by; the native rows' by default.
+
+    Returns:
+        Nothing where the rows are of several encoders, which such a table cannot tell apart.
     """
+    if not encoder and len({row.encoder for row in rows if row.method == "native"}) > 1:
+        return ()
     refusals = [read_refusal(record) for record in _list_records(notes, "refused")]
     tests = [read_test(record) for record in _list_records(notes, "comparisons")]
     base = encoder or find_base_encoder(rows)
@@ -171,9 +188,12 @@ def _list_records(notes: Mapping[str, Any], key: str) -> Sequence[Mapping[str, A
     return records
 
 
-def _write_title(comparisons: Sequence[Comparison]) -> str:
+def _write_title(
+    comparisons: Sequence[Comparison], *, tables: Sequence[Table], manifest: Mapping[str, Any]
+) -> str:
     if not comparisons:
-        return "A bench run without figures"
+        suite = str((manifest.get("arguments") or {}).get("suite", ""))
+        return f"Study: {suite}" if tables or suite else "A bench run without figures"
     lines = {
         (line.method, line.head) for c in comparisons for block in c.blocks for line in block.lines
     }
