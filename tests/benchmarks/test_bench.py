@@ -16,8 +16,10 @@ from fieldmark.benchmarks.paired import adjust_p_values, compare_with_rivals
 from fieldmark.benchmarks.runner import gather, run_jobs
 from fieldmark.benchmarks.store import Store
 from fieldmark.benchmarks.suite import Request
+from fieldmark.benchmarks.suites import SUITES
 from fieldmark.core.errors import InputError, RunExistsError, UnknownNameError, UsageError
 from fieldmark.core.records import read_rows
+from fieldmark.data.datasets.nico import PAIRS
 from fieldmark.methods.recipes import RECIPES
 from tests.models import tiny
 
@@ -106,7 +108,7 @@ def test_every_method_has_its_figures_or_its_reason(whole):
 def test_heads_that_need_a_minority_are_refused_without_one(whole):
     refused = json.loads((whole / "run.json").read_text())["notes"]["refused"]
     found = {(r["head"], r["correlation"]): r["reason"] for r in refused}
-    assert set(found) == {("dfr", 1.0), ("afr", 1.0), ("group-dro", 1.0)}
+    assert set(found) == {(head, 1.0) for head in ("dfr", "dfr-rest", "afr", "group-dro")}
     assert all("y:fish_background:water" in reason for reason in found.values())
 
 
@@ -269,3 +271,43 @@ def test_settings_of_a_recipe_include_those_that_it_starts_from():
         found = find_budget("quick").settings_of(name)
         assert set(found) <= {name, *recipe.starts_from}
     assert "lp-ft" in find_budget("quick").settings_of("wise-ft")
+
+
+def test_the_vehicles_are_planned_as_the_paper_has_them():
+    suite = SUITES["nico++"]
+    request = Request(
+        suite="nico++",
+        models=("m",),
+        datasets=suite.datasets,
+        root=Path("data"),
+        methods=("bap", "lp-ft"),
+        seeds=(0, 1),
+        budget=find_budget("full"),
+        variants=suite.variants,
+        published=suite.settings,
+        head_settings=suite.head_settings,
+    )
+    jobs = [job for job in suite.plan(request) if job.measure == "accuracy"]
+    assert len(jobs) == 4 * 2 * 2
+    assert {job.task.options["pair"] for job in jobs} == set(PAIRS)
+    assert {job.task.root for job in jobs} == {Path("data")}
+    probe = next(job for job in jobs if job.head == "linear-probe")
+    assert (probe.settings["bap"]["epochs"], probe.settings["bap"]["batch_size"]) == (160, 512)
+    assert probe.arguments["settings"]["learning_rate"] == 1e-4
+    tuned = next(job for job in jobs if job.head == "trained")
+    assert tuned.settings["lp-ft"]["learning_rate"] == 1e-6
+
+
+def test_what_the_paper_sets_gives_way_to_a_budget():
+    found = find_budget("quick").settings_of("lp-ft", published=SUITES["nico++"].settings)
+    assert found["lp-ft"]["epochs"] == find_budget("quick").settings["lp-ft"]["epochs"]
+    assert find_budget("full").settings_of("lp-ft") == {}
+
+
+def test_settings_of_a_head_reach_it(model, tmp_path):
+    (job,) = jobs_of(model, heads=["linear-probe"])
+    settings = {"epochs": 1, "batch_size": 8}
+    changed = dataclasses.replace(job, arguments={"head": "linear-probe", "settings": settings})
+    outcomes = run_jobs([job, changed], store=Store(tmp_path))
+    (_, plain), (_, set_) = gather(outcomes, Store(tmp_path))
+    assert (plain.notes["head"]["epochs"], set_.notes["head"]["epochs"]) == (30, 1)

@@ -105,7 +105,7 @@ def run_bench(
     report("compare", 1, 1, "")
     exhibits = suite.draw(found)
     _write_exhibits(out, exhibits)
-    run.data = {"tasks": _list_tasks(outcomes)}
+    run.data = {"tasks": [shelf.read_task(ref) for ref in _list_tasks(outcomes)]}
     run.notes = {
         "budget": {"name": request.budget.name, "summary": request.budget.summary},
         "refused": list(_list_refusals(found)),
@@ -140,6 +140,9 @@ def _describe(request: Request) -> dict[str, Any]:
         "methods": list(request.methods),
         "seeds": list(request.seeds),
         "budget": dataclasses.asdict(request.budget),
+        "variants": [dict(variant) for variant in request.variants],
+        "published": {name: dict(values) for name, values in request.published.items()},
+        "head_settings": {name: dict(v) for name, v in request.head_settings.items()},
     }
 
 

@@ -31,14 +31,22 @@ class Budget:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     study: Mapping[str, Any] = field(default_factory=dict)
 
-    def settings_of(self, recipe: str) -> dict[str, dict[str, Any]]:
-        """Return the settings of a recipe and of those that it starts from."""
+    def settings_of(
+        self, recipe: str, *, published: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Return the settings of a recipe and of those that it starts from.
+
+        Args:
+            recipe: its name.
+            published: what the paper has for the data at hand; the budget goes before it.
+        """
         names, found = [recipe], {}
         for name in names:
             if name in RECIPES:
                 names.extend(RECIPES[name].starts_from)
-            if name in self.settings:
-                found[name] = dict(self.settings[name])
+            values = {**(published or {}).get(name, {}), **self.settings.get(name, {})}
+            if values:
+                found[name] = values
         return found
 
 

@@ -104,7 +104,8 @@ def _check(bench: Bench, kind: HeadKind) -> None:
 
 
 def _make_head(bench: Bench, job: Job, *, kind: HeadKind, adapted: Adapted) -> Head:
-    data = HeadData(seed=job.seed, trained=adapted.head)
+    settings = job.arguments.get("settings", {})
+    data = HeadData(seed=job.seed, trained=adapted.head, settings=settings)
     splits = {need: bench.split_for(need) for need in ("train", "val") if need in kind.needs}
     made = bench.embed(adapted.encoder, list(splits.values()))
     parts = {need: as_features(made[split]) for need, split in splits.items()}

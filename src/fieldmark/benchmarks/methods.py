@@ -40,6 +40,7 @@ METHODS: Mapping[str, Method] = {
         Method("group-dro", NATIVE, "group-dro"),
         Method("afr", "erm-80", "afr"),
         Method("dfr", "lp-ft", "dfr"),
+        Method("dfr-rest", "lp-ft", "dfr-rest"),
         Method("lp-ft", "lp-ft", TRAINED),
         Method("wise-ft", "wise-ft", TRAINED),
         Method("weight-ensemble", "weight-ensemble", TRAINED),

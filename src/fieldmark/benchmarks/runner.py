@@ -77,6 +77,7 @@ def run_jobs(
     done = 0
     for (ref, model), members in _group(jobs):
         task = open_ref(ref)
+        store.write_task(ref.to_json(), task=task)
         encoder = load_encoder(model, device=pick_device(device))
         bench = Bench(
             task=task,

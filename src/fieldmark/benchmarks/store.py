@@ -1,6 +1,7 @@
 """What a sweep keeps on disk, by content: finished jobs, adapted encoders, embeddings.
 
     STORE/jobs/KEY.json           what a finished job found, or why it was refused
+    STORE/tasks/KEY.json          what a record says of a task
     STORE/adapted/KEY/            image tower, trained head, notes; training/ while it is under way
     STORE/embeddings/             see `models.embedding_cache`
 
@@ -22,9 +23,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from fieldmark.core.atomic import replacing, write_json
+from fieldmark.core.atomic import hash_json, replacing, write_json
 from fieldmark.core.errors import InputError
 from fieldmark.core.records import ResultRow
+from fieldmark.data.tasks import Task
 from fieldmark.methods.linear_probe import ConvexProbe, LinearProbe, load_probe, save_probe
 from fieldmark.methods.recipe import Adapted
 from fieldmark.models.adapter import replace_image_tower
@@ -116,6 +118,29 @@ class Store:
 
     def _job(self, key: str) -> Path:
         return self.root / "jobs" / f"{key}.json"
+
+    def write_task(self, ref: Mapping[str, Any], *, task: Task) -> None:
+        """Keep what a record says of a task: name, size, licence, citation, notes."""
+        values = {
+            **ref,
+            "name": task.name,
+            "images": len(task.table),
+            "tests": list(task.tests),
+            "notes": list(task.notes),
+            "card": dict(task.card),
+        }
+        write_json(self._task(ref), make_plain(values))
+
+    def read_task(self, ref: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what `write_task` kept, or the reference alone."""
+        path = self._task(ref)
+        if not path.is_file():
+            return dict(ref)
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return values
+
+    def _task(self, ref: Mapping[str, Any]) -> Path:
+        return self.root / "tasks" / f"{hash_json(dict(ref))}.json"
 
     def write_adapted(self, key: str, adapted: Adapted) -> None:
         """Keep an adapted encoder, notes last, and drop the checkpoints that led to it."""

@@ -30,6 +30,9 @@ class Request:
         methods: keys of `benchmarks.methods.METHODS`.
         seeds: seeds.
         budget: how much of everything.
+        variants: options that a data set is taken with in turn ("pair"), where it has them.
+        published: settings of recipes that the paper has for these data, under the budget's.
+        head_settings: settings of heads that the paper has for these data.
     """
 
     suite: str
@@ -41,19 +44,27 @@ class Request:
     methods: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     budget: Budget
+    variants: tuple[Mapping[str, Any], ...] = ({},)
+    published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    head_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def refs(self, *, seed: int) -> list[TaskRef]:
-        """Return every data set at every correlation, as one seed has it."""
-        return [
-            self._ref(name, correlation=correlation, seed=seed)
+        """Return every data set in every variant at every correlation, as one seed has it."""
+        found = [
+            self._ref(name, variant=variant, correlation=correlation, seed=seed)
             for name in self.datasets
+            for variant in self.variants
             for correlation in (self.correlations or (None,))
         ]
+        return list({str(ref.to_json()): ref for ref in found}.values())
 
-    def _ref(self, name: str, *, correlation: float | None, seed: int) -> TaskRef:
+    def _ref(
+        self, name: str, *, variant: Mapping[str, Any], correlation: float | None, seed: int
+    ) -> TaskRef:
         known = DATASETS[name].options if name in DATASETS else {}
         drawn = name in self.budget.data
-        options = {**self.budget.data.get(name, {}), **self.options}
+        varied = {key: value for key, value in variant.items() if key in known}
+        options = {**self.budget.data.get(name, {}), **varied, **self.options}
         if correlation is not None and "correlation" in known:
             options["correlation"] = correlation
         if "seed" in known:
@@ -61,8 +72,8 @@ class Request:
         return TaskRef(dataset=name, root=None if drawn else self.root, options=options)
 
     def settings(self, recipe: str) -> dict[str, dict[str, Any]]:
-        """Return the budget's settings of a recipe and of those that it starts from."""
-        return self.budget.settings_of(recipe)
+        """Return the settings of a recipe and of those that it starts from."""
+        return self.budget.settings_of(recipe, published=self.published)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +107,10 @@ class Suite:
         datasets: what it runs on where `--root` says that published data are there.
         correlations: what it runs at by default.
         methods: what it compares by default, or nothing if methods are not its subject.
+        variants: options that its data sets are taken with in turn ("pair").
+        settings: settings of recipes that the paper has for its data, where no budget says else.
+        head_settings: settings of heads that the paper has for its data.
+        many_encoders: whether it compares encoders, and has a list of its own of them.
     """
 
     name: str
@@ -105,3 +120,7 @@ class Suite:
     datasets: tuple[str, ...] = ()
     correlations: tuple[float, ...] = ()
     methods: tuple[str, ...] = ()
+    variants: tuple[Mapping[str, Any], ...] = ({},)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    head_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    many_encoders: bool = False

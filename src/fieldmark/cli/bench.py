@@ -108,18 +108,25 @@ def bench(
     chosen = look_up(SUITES, suite, kind="suite")
     given = [_split(word) for word in set_ or []]
     amounts = change_budget(find_budget(budget), given)
+    models = model or ([] if chosen.many_encoders else [DEFAULT])
+    datasets = choose_datasets(chosen, given=data or (), root=root)
+    # What the paper sets for a suite's data is not for what stands in for them.
+    own = bool(set(datasets) & set(chosen.datasets))
     request = Request(
         suite=suite,
-        models=tuple(amounts.models.get(name, name) for name in model or [DEFAULT]),
-        datasets=choose_datasets(chosen, given=data or (), root=root),
+        models=tuple(amounts.models.get(name, name) for name in models),
+        datasets=datasets,
         root=root,
         options={key: value for (where, key), value in given if where == "data"},
         correlations=tuple(correlation or chosen.correlations),
         methods=choose_methods(methods.split(",")) if chosen.methods else (),
         seeds=tuple(range(seeds)),
         budget=amounts,
+        variants=chosen.variants,
+        published=chosen.settings if own else {},
+        head_settings=chosen.head_settings if own else {},
     )
-    if chosen.datasets and not set(request.datasets) & set(chosen.datasets):
+    if not own:
         say(f"no published data (--root): {suite} runs on {', '.join(request.datasets)}")
     with show_progress() as report:
         run_bench(
@@ -153,7 +160,11 @@ def _show(out: Path) -> None:
 
     # A log has no width of its own.
     terminal = Console() if Console().is_terminal else Console(width=160)
-    comparisons = compare_run(read_rows(out), read_run(out)["notes"])
+    record = read_run(out)
+    told = {f"{t['name']}: {n}" for t in record["data"]["tasks"] for n in t.get("notes", ())}
+    for line in sorted(told):
+        say(line)
+    comparisons = compare_run(read_rows(out), record["notes"])
     for comparison in comparisons:
         terminal.print(render_comparison_rich(comparison))
     if not comparisons:

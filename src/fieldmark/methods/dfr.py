@@ -15,6 +15,8 @@ draws are averaged. Decisions where paper and published code differ:
 
 from __future__ import annotations
 
+import functools
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -286,11 +288,11 @@ def _check(data: HeadData) -> None:
     require_groups(data.val, split="val", minimum=2)
 
 
-def _make(data: HeadData) -> DeepFeatureReweighting:
+def _make(data: HeadData, retrain_on: Literal["full", "rest"] = "full") -> DeepFeatureReweighting:
     _check(data)
     assert data.train is not None
     assert data.val is not None
-    return DeepFeatureReweighting(random_state=data.seed).fit(
+    return DeepFeatureReweighting(retrain_on=retrain_on, random_state=data.seed).fit(
         data.val.embeddings,
         data.val.labels,
         groups=data.val.groups,
@@ -305,4 +307,8 @@ HEAD = HeadKind(
     seeded=True,
     check=_check,
     source="Kirichenko et al. 2023, section 4; bap.txt M.2",
+)
+# The other reading of M.2: "the remaining validation data".
+REST_HEAD = replace(
+    HEAD, name="dfr-rest", make=functools.partial(_make, retrain_on="rest"), source="bap.txt M.2"
 )

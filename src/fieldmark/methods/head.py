@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -91,6 +91,7 @@ class HeadData:
         concepts: concept pairs.
         trained: the head that the encoder was fine-tuned with.
         seed: 0 or more.
+        settings: of the head, where they are not its own defaults (`linear-probe` has some).
     """
 
     train: Features | None = None
@@ -100,6 +101,7 @@ class HeadData:
     concepts: Concepts | None = None
     trained: Head | None = None
     seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 Need = Literal["train", "val", "prototypes", "concepts", "trained"]

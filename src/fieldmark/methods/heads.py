@@ -14,6 +14,7 @@ HEADS: Mapping[str, HeadKind] = {
         linear_probe.HEAD,
         linear_probe.CONVEX_HEAD,
         dfr.HEAD,
+        dfr.REST_HEAD,
         afr.HEAD,
         group_dro.HEAD,
         roboshot.HEAD,

@@ -305,7 +305,7 @@ def load_probe(folder: Path) -> LinearProbe | ConvexProbe:
 
 def _make_linear(data: HeadData) -> LinearProbe:
     assert data.train is not None
-    probe = LinearProbe(random_state=data.seed)
+    probe = LinearProbe(**{"random_state": data.seed, **data.settings})
     return probe.fit(data.train.embeddings, data.train.labels)
 
 

@@ -31,6 +31,7 @@ HEADS = {
     "trained": "trained with it",
     "afr": "AFR",
     "dfr": "DFR",
+    "dfr-rest": "DFR, on the rest",
     "group-dro": "group DRO",
 }
 SPLITS = {
@@ -94,6 +95,7 @@ HEAD_ORDER = (
     "trained",
     "afr",
     "dfr",
+    "dfr-rest",
     "group-dro",
     "oracle",
 )

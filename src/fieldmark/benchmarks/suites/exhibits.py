@@ -147,6 +147,7 @@ def draw_settings(
     name: str,
     title: str,
     metrics: Sequence[str] = ("acc_avg", "acc_wg"),
+    log: bool = True,
 ) -> list[Exhibit]:
     """Draw accuracy against the setting of a sweep, a figure for each data set, split and encoder.
 
@@ -157,6 +158,7 @@ def draw_settings(
         name: stem of the figures' files.
         title: what they show.
         metrics: the lines.
+        log: whether the axis of the setting is logarithmic.
     """
 
     def label(row: ResultRow) -> str:
@@ -169,7 +171,7 @@ def draw_settings(
         words = ", ".join(filter(None, place))
         svg = draw_sweep(
             read_series(part, letter=letter, label=label),
-            across=Axis(label=f"{letter}, {across}", log=True),
+            across=Axis(label=f"{letter}, {across}", log=log),
             up=Axis(label="accuracy"),
             identifier=f"{name}-{number}",
             title=f"{title}: {words}",

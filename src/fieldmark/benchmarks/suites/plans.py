@@ -94,15 +94,18 @@ def plan_measure(
     recipe: str = NATIVE,
     model: str = "",
     arguments: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    setting: str = "",
 ) -> Job:
     """Return the job of one measure on an encoder that a recipe made, under the budget."""
     return Job(
         task=ref,
         model=model or request.models[0],
         recipe=recipe,
-        settings=request.settings(recipe),
+        settings=settings or request.settings(recipe),
         measure=measure,
         arguments=arguments or {},
         seed=seed,
         suite=request.suite,
+        setting=setting,
     )

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from fieldmark.benchmarks.jobs import Job
 from fieldmark.benchmarks.methods import METHODS
 from fieldmark.benchmarks.suite import Request, Suite
+from fieldmark.data.datasets.counteranimal import PAIRS as ANIMALS
+from fieldmark.data.datasets.nico import PAIRS as VEHICLES
+from fieldmark.methods.bap.config import PRESETS
+from fieldmark.methods.fine_tuning_config import PRESET_VALUES
 
 
 def plan_robustness(request: Request) -> list[Job]:
@@ -21,7 +26,7 @@ def plan_robustness(request: Request) -> list[Job]:
                     model=request.models[0],
                     recipe=method.recipe,
                     settings=request.settings(method.recipe),
-                    arguments={"head": method.head},
+                    arguments=_choose_head(request, method.head),
                     seed=seed,
                     suite=request.suite,
                 )
@@ -31,7 +36,19 @@ def plan_robustness(request: Request) -> list[Job]:
     return list({str(job.to_json()): job for job in jobs}.values())
 
 
+def _choose_head(request: Request, head: str) -> dict[str, Any]:
+    settings = request.head_settings.get(head)
+    return {"head": head, "settings": dict(settings)} if settings else {"head": head}
+
+
 _ALL = tuple(METHODS)
+# M.5.3: few images, so small batches and small steps.
+_TUNED = ("lp-ft", "erm-80", "bang", "weight-ensemble", "prusc")
+_SMALL = dict.fromkeys(_TUNED, PRESET_VALUES["small"])
+_SMALL_PROBE = {"linear-probe": {"epochs": 40, "learning_rate": 1e-4, "batch_size": 32}}
+# M.6.2.
+_VEHICLES = PRESETS["nico"].model_dump(exclude_defaults=True)
+_PRETRAINED = ("bap", "data-matched-control", "random-orthogonal-anchors")
 SUITES = (
     Suite(
         name="waterbirds",
@@ -54,6 +71,9 @@ SUITES = (
         summary="natural photographs of birds in common and uncommon places (Tables 4, 13)",
         plan=plan_robustness,
         datasets=("counteranimal",),
+        variants=tuple({"pair": pair} for pair in ANIMALS),
+        settings=_SMALL,
+        head_settings=_SMALL_PROBE,
         methods=_ALL,
     ),
     Suite(
@@ -61,6 +81,9 @@ SUITES = (
         summary="four pairs of vehicles, real photographs (Tables 5, 9)",
         plan=plan_robustness,
         datasets=("nico++",),
+        variants=tuple({"pair": pair} for pair in VEHICLES),
+        settings={**_SMALL, **dict.fromkeys(_PRETRAINED, _VEHICLES)},
+        head_settings=_SMALL_PROBE,
         methods=_ALL,
     ),
     Suite(

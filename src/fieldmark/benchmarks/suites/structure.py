@@ -225,6 +225,7 @@ SUITES = (
         summary="is a scene's embedding the sum of its parts'? images and texts (Tables 1, 7)",
         plan=plan_additivity,
         draw=draw_additivity,
+        many_encoders=True,
         datasets=("waterbirds",),
     ),
     Suite(
@@ -232,6 +233,7 @@ SUITES = (
         summary="what averaging over K scenes keeps and loses, and its 1/K decay (Figure 1)",
         plan=plan_anchors,
         draw=draw_anchors,
+        many_encoders=True,
         datasets=("waterbirds",),
     ),
     Suite(

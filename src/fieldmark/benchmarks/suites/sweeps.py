@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import get_args
 
 from fieldmark.benchmarks.jobs import NATIVE, Job, Source, TaskRef
+from fieldmark.benchmarks.measures import TRAINED
 from fieldmark.benchmarks.methods import METHODS
 from fieldmark.benchmarks.suite import Exhibit, Found, Request, Suite
 from fieldmark.benchmarks.suites.exhibits import draw_settings, list_rows, tabulate_beside
 from fieldmark.benchmarks.suites.plans import (
     CHECKPOINTS,
     SIZES,
+    change_settings,
     choose_models,
     is_stand_in,
     list_places,
@@ -25,6 +27,7 @@ from fieldmark.benchmarks.suites.plans import (
 )
 from fieldmark.data.masks import Degradation
 
+ALPHA_VALUES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 K_VALUES = (1, 2, 4, 8, 16)
 M_VALUES = (1, 2, 4, 8, 16, 32)
 SMALL_OBJECTS, FEW_OBJECTS = (50, 100), (16, 32)
@@ -88,6 +91,25 @@ def plan_objects(request: Request) -> list[Job]:
         )
         for ref, seed in list_places(request)
         for n in _list_values(request, ref, key="n_values", published=N_VALUES, few=FEW_N_VALUES)
+    ]
+
+
+def plan_mixing(request: Request) -> list[Job]:
+    """Plan WiSE-FT between the native encoder (alpha 0) and the fine-tuned one (alpha 1)."""
+    values: Iterable[float] = request.budget.study.get("alpha_values", ALPHA_VALUES)
+    return [
+        plan_measure(
+            request,
+            ref,
+            seed=seed,
+            measure="accuracy",
+            recipe="wise-ft",
+            settings=change_settings(request, "wise-ft", {"alpha": alpha}),
+            arguments={"head": TRAINED},
+            setting=f"alpha={alpha:g}",
+        )
+        for ref, seed in list_places(request)
+        for alpha in values
     ]
 
 
@@ -162,12 +184,12 @@ def _draw_table(
 
 
 def _draw_sweep(
-    letter: str, *, across: str, name: str, title: str
+    letter: str, *, across: str, name: str, title: str, log: bool = True
 ) -> Callable[[Sequence[Found]], list[Exhibit]]:
     def draw(found: Sequence[Found]) -> list[Exhibit]:
         return [
             *_draw_table(found, name=name, title=title, keys=("setting", "split")),
-            *draw_settings(found, letter=letter, across=across, name=name, title=title),
+            *draw_settings(found, letter=letter, across=across, name=name, title=title, log=log),
         ]
 
     return draw
@@ -239,6 +261,20 @@ SUITES = (
         correlations=_WHOLLY_BIASED,
     ),
     Suite(
+        name="sweep-alpha",
+        summary="WiSE-FT between the native encoder and the fine-tuned one (Wortsman et al. 2022)",
+        plan=plan_mixing,
+        draw=_draw_sweep(
+            "alpha",
+            across="share of the fine-tuned weights",
+            name="sweep-alpha",
+            title="Accuracy of WiSE-FT by alpha",
+            log=False,
+        ),
+        datasets=_WATERBIRDS,
+        correlations=(0.95, 1.0),
+    ),
+    Suite(
         name="masks",
         summary="BAP with dilated, eroded and box masks (Tables 6, 15)",
         plan=plan_masks,
@@ -260,6 +296,7 @@ SUITES = (
         plan=plan_backbones,
         draw=_draw_encoders("backbones", "A linear probe over sizes of encoders (Table 10)"),
         datasets=_WATERBIRDS,
+        many_encoders=True,
         correlations=_WHOLLY_BIASED,
     ),
     Suite(
@@ -268,6 +305,7 @@ SUITES = (
         plan=plan_checkpoints,
         draw=_draw_encoders("checkpoints", "A linear probe over checkpoints (Table 11)"),
         datasets=_WATERBIRDS,
+        many_encoders=True,
         correlations=_WHOLLY_BIASED,
     ),
 )

@@ -1,0 +1,1 @@
+"""What a model spuriously relies on: regions, their clusters, and how each cluster misleads."""
