@@ -10,10 +10,15 @@ from PIL import Image
 
 from fieldmark.benchmarks.evaluate import evaluate
 from fieldmark.benchmarks.predictions import compare_predictions
-from fieldmark.core.errors import ImageError, TableError, UnknownNameError, UsageError
+from fieldmark.core.errors import (
+    ImageError,
+    NotApplicableError,
+    TableError,
+    UnknownNameError,
+    UsageError,
+)
 from fieldmark.core.records import ResultRow
 from fieldmark.data.tables import read_table
-from fieldmark.methods.heads import HEADS
 from fieldmark.metrics.intervals import estimate_groups, wilson_interval
 from fieldmark.metrics.invariance import measure_sensitivity
 from fieldmark.testing import FakeEncoder
@@ -158,9 +163,8 @@ def test_zero_shot_needs_no_training_split(table):
 
 
 def test_seeds_belong_to_heads_that_have_one(table):
-    evaluation = evaluate(
-        MISLED, table, heads=list(HEADS), seeds=[3, 4], class_names=["red", "blue"]
-    )
+    heads = ["zero-shot", "linear-probe", "convex-probe"]
+    evaluation = evaluate(MISLED, table, heads=heads, seeds=[3, 4], class_names=["red", "blue"])
     assert list(evaluation.heads) == [
         ("zero-shot", 3),
         ("linear-probe", 3),
@@ -305,3 +309,30 @@ def test_predictions_are_compared_on_shared_images(table):
     renamed = replace(one.split, table=replace(one.split.table, ids=ids))
     with pytest.raises(UsageError, match="share no image"):
         compare_predictions(one, replace(one, split=renamed))
+
+
+def test_heads_that_select_and_a_head_of_texts(tmp_path):
+    plan = [
+        *[("train", label, scene, 8) for label in OBJECTS for scene in SCENES],
+        *[("val", label, scene, 6) for label in OBJECTS for scene in SCENES],
+        *[("test", label, scene, 4) for label in OBJECTS for scene in SCENES],
+    ]
+    heads = ["dfr", "dfr-rest", "afr", "group-dro"]
+    table = _build(tmp_path, plan)
+    found = evaluate(SOUND, table, heads=heads)
+    worst = {row.head: row.value for row in found.rows if row.metric == "acc_wg"}
+    assert set(worst) == set(heads)
+    assert worst["dfr"] == 1.0
+    # FakeEncoder reads colours alone.
+    coloured = replace(table, attribute_names=("green", "blue"))
+    by_text = evaluate(SOUND, coloured, heads=["roboshot"], class_names=["red", "green"])
+    assert {row.head for row in by_text.rows if row.metric == "acc_wg"} == {"roboshot"}
+
+
+def test_a_head_that_the_data_do_not_bear_is_refused(tmp_path):
+    table = _build(tmp_path, _correlated())
+    with pytest.raises(NotApplicableError, match="no split val"):
+        evaluate(SOUND, table, heads=["dfr"])
+    plain = _build(tmp_path, _correlated(), columns=("split",))
+    with pytest.raises(NotApplicableError, match="names no two backgrounds"):
+        evaluate(SOUND, plain, heads=["roboshot"])

@@ -24,11 +24,13 @@ from fieldmark.benchmarks.predictions import (
     report_groups,
     report_sensitivity,
 )
-from fieldmark.core.errors import TableError, UsageError
+from fieldmark.core.errors import NotApplicableError, TableError, UsageError
 from fieldmark.core.records import ResultRow
 from fieldmark.core.registry import look_up
+from fieldmark.data.datasets.built import pair_up
 from fieldmark.data.tables import ImageTable
-from fieldmark.methods.head import Features, Head, HeadData, HeadKind
+from fieldmark.data.tasks import Pairs
+from fieldmark.methods.head import Concepts, Features, Head, HeadData, HeadKind, Need
 from fieldmark.methods.heads import HEADS
 from fieldmark.models.embed import Embeddings, Precision, Progress, embed_images
 from fieldmark.models.encoder import Encoder
@@ -100,6 +102,7 @@ def evaluate(
         progress: called with how many images are embedded and how many there are.
 
     Raises:
+        NotApplicableError: the data do not bear a head: no minority group, no attribute to name.
         UsageError: no head, no seed, an unknown head, or class names that do not fit.
         TableError: a split that is not there, or a training split with fewer than two classes.
         ImageError: an image cannot be read, and `skip_unreadable` is off.
@@ -119,8 +122,9 @@ def evaluate(
         1.0
     """
     kinds = _look_up_heads(heads, seeds)
-    trained = any("train" in kind.needs for kind in kinds.values())
+    needs = frozenset().union(*(kind.needs for kind in kinds.values()))
     tests = _choose_splits(table, test_splits)
+    fitted_on = _choose_fitting(table, needs, train_split=train_split)
     embed = functools.partial(
         embed_images,
         encoder,
@@ -130,13 +134,17 @@ def evaluate(
         skip_unreadable=skip_unreadable,
         progress=progress,
     )
-    splits, unreadable = _embed_splits(embed, table, [*tests, train_split] if trained else tests)
+    splits, unreadable = _embed_splits(embed, table, [*tests, *fitted_on.values()])
     data = HeadData()
-    if any("prototypes" in kind.needs for kind in kinds.values()):
+    if "prototypes" in needs:
         prototypes = _embed_prompts(encoder, table, names=class_names, templates=templates)
         data = replace(data, prototypes=prototypes)
-    if trained:
+    if "concepts" in needs:
+        data = replace(data, concepts=_embed_concepts(encoder, table, names=class_names))
+    if "train" in needs:
         data = _add_training(data, splits[train_split])
+    if "val" in needs:
+        data = replace(data, val=as_features(splits[fitted_on["val"]]))
     fitted = _fit_heads(kinds, data, seeds=seeds)
     predictions = _predict_all(fitted, [splits[name] for name in tests])
     blank = ResultRow(
@@ -226,6 +234,46 @@ def _embed_prompts(
     with torch.inference_mode():
         prototypes = ensemble_prompts(encoder, names, TEMPLATES if templates is None else templates)
     return np.asarray(prototypes.float().cpu().numpy())
+
+
+def _choose_fitting(
+    table: ImageTable, needs: frozenset[Need], *, train_split: str
+) -> dict[str, str]:
+    """Return the splits that heads are fitted and selected on, by what they are for."""
+    chosen = {"train": train_split} if "train" in needs else {}
+    if "val" not in needs:
+        return chosen
+    found = [name for name in ("val", "calibration") if name in (table.splits or ())]
+    if not found:
+        raise NotApplicableError(f"{table.name} has no split val to select by")
+    return {**chosen, "val": found[0]}
+
+
+def _embed_concepts(
+    encoder: Encoder, table: ImageTable, *, names: Sequence[str] | None
+) -> Concepts:
+    """Embed pairs of backgrounds and of classes, in the words of the table."""
+    reject = pair_up([f"{name} background" for name in table.attribute_names])
+    if not reject:
+        raise NotApplicableError(f"{table.name} names no two backgrounds")
+    return embed_concepts(encoder, reject=reject, accept=pair_up(names or table.classes))
+
+
+def embed_concepts(encoder: Encoder, *, reject: Pairs, accept: Pairs) -> Concepts:
+    """Embed concept pairs for the heads that work in the space of texts.
+
+    Args:
+        encoder: its text tower is used.
+        reject: pairs of texts of the spurious attribute.
+        accept: pairs of texts of classes.
+    """
+
+    def embed(pairs: Pairs) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            flat = encoder.encode_text([text for pair in pairs for text in pair])
+        return np.asarray(flat.float().cpu().numpy()).reshape(len(pairs), 2, -1)
+
+    return Concepts(reject=embed(reject), accept=embed(accept))
 
 
 def _add_training(data: HeadData, part: EvaluatedSplit) -> HeadData:

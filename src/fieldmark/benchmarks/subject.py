@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from fieldmark import __version__
+from fieldmark.benchmarks.evaluate import embed_concepts
 from fieldmark.benchmarks.jobs import NATIVE, Job, Source
 from fieldmark.benchmarks.predictions import EvaluatedSplit
 from fieldmark.benchmarks.store import Store
@@ -223,13 +224,7 @@ class Bench:
         """
         if not self.task.reject:
             raise NotApplicableError(f"{self.task.name} names no pair of spurious attributes")
-        return Concepts(reject=self._embed_pairs("reject"), accept=self._embed_pairs("accept"))
-
-    def _embed_pairs(self, which: str) -> NDArray[np.float32]:
-        pairs = getattr(self.task, which)
-        with torch.inference_mode():
-            flat = self.encoder.encode_text([text for pair in pairs for text in pair])
-        return np.asarray(flat.float().cpu().numpy()).reshape(len(pairs), 2, -1)
+        return embed_concepts(self.encoder, reject=self.task.reject, accept=self.task.accept)
 
     def blank(self, job: Job) -> ResultRow:
         """Return a row that says what was run."""

@@ -21,8 +21,9 @@ def evaluate(
     head: Annotated[
         list[str] | None,
         typer.Option(
-            help="zero-shot, linear-probe (30 epochs of AdamW, as in the BAP paper) or "
-            "convex-probe (logistic regression); may be repeated. Default: the first two.",
+            help="zero-shot, linear-probe (30 epochs of AdamW, as in the BAP paper), convex-probe "
+            "(logistic regression), dfr, dfr-rest, afr, group-dro, roboshot or dial; may be "
+            "repeated. Default: the first two.",
             show_default=False,
         ),
     ] = None,
