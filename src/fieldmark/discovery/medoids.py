@@ -21,20 +21,18 @@ Shape letters: N rows, K medoids, B candidate rows of a block.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import itertools
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fieldmark.core.errors import InputError
-
-Floats = NDArray[np.floating[Any]]
-Indices = NDArray[np.intp]
+from fieldmark.discovery.grouping import Floats, Grouping, Indices, group_columns, sum_by_cluster
 
 # A block of candidates stays in the cache at this many numbers.
 _BLOCK = 2**18
-# From here on adding up sorted columns beats a product with one column a cluster.
-_MANY_CLUSTERS = 128
+# A swap that gains less of the objective may be nothing but rounding.
+_GAIN = 1e-10
 
 
 class Assignment(NamedTuple):
@@ -208,49 +206,14 @@ def _recentre(distances_NN: Floats, medoid: int, members: Indices) -> int:
     return int(members[best]) if costs[best] < now else medoid
 
 
-class Grouping(NamedTuple):
-    """Adds up columns by cluster: labels (N,), how many clusters, and what speeds it up."""
-
-    labels: Indices
-    n_clusters: int
-    one_hot_NK: Floats | None
-    order: Indices | None
-
-
-def group_columns(labels: Indices, n_clusters: int, *, dtype: np.dtype[Any]) -> Grouping:
-    """Prepare `sum_by_cluster` for labels (N,) from 0 to `n_clusters` - 1."""
-    if n_clusters > _MANY_CLUSTERS:
-        return Grouping(labels, n_clusters, None, np.argsort(labels, kind="stable"))
-    one_hot = np.zeros((len(labels), n_clusters), dtype=dtype)
-    one_hot[np.arange(len(labels)), labels] = 1
-    return Grouping(labels, n_clusters, one_hot, None)
-
-
-def sum_by_cluster(values_BN: Floats, grouping: Grouping) -> Floats:
-    """Add up the columns of each cluster: (B,K); 0 where a cluster is empty.
-
-    Example:
-        >>> grouping = group_columns(np.array([1, 0, 1]), 2, dtype=np.dtype(float))
-        >>> sum_by_cluster(np.array([[1.0, 2.0, 3.0]]), grouping).tolist()
-        [[2.0, 4.0]]
-    """
-    if grouping.one_hot_NK is not None:
-        return np.asarray(values_BN @ grouping.one_hot_NK)
-    assert grouping.order is not None
-    counts = np.bincount(grouping.labels, minlength=grouping.n_clusters)
-    starts = np.cumsum(counts) - counts
-    sums = np.zeros((len(values_BN), grouping.n_clusters), dtype=values_BN.dtype)
-    # reduceat would give an empty cluster its neighbour's first column.
-    filled = counts > 0
-    sums[:, filled] = np.add.reduceat(values_BN[:, grouping.order], starts[filled], axis=1)
-    return sums
-
-
 def _screen(rows_BN: Floats, assignment: Assignment, grouping: Grouping) -> Floats:
-    """Return for each candidate the change of the objective by its best swap: (B,)."""
+    """Return for each candidate the change of the objective by its best swap: (B,).
+
+    Works in the rows given, a copy of the matrix's.
+    """
     kept = np.minimum(rows_BN, assignment.first_distance)
     saved = kept.sum(axis=1) - assignment.first_distance.sum()
-    lost = np.minimum(rows_BN, assignment.second_distance)
+    lost = np.minimum(rows_BN, assignment.second_distance, out=rows_BN)
     lost -= kept
     return np.asarray(saved + sum_by_cluster(lost, grouping).min(axis=1))
 
@@ -269,7 +232,8 @@ def _replace(
     distances_NN: Floats, medoids_K: Indices, assignment: Assignment, *, place: int
 ) -> Assignment:
     """Update an assignment after the medoid at `place` was replaced."""
-    nearest, second, first, next_first = (part.copy() for part in assignment)
+    nearest, second = assignment.nearest.copy(), assignment.second.copy()
+    first, next_first = assignment.first_distance.copy(), assignment.second_distance.copy()
     row = distances_NN[medoids_K[place]]
     orphans = (nearest == place) | (second == place)
     closer = ~orphans & (row < first)
@@ -283,11 +247,63 @@ def _replace(
     return Assignment(nearest, second, first, next_first)
 
 
+class _Search:
+    """Medoids under way, and all that is kept up to date with them."""
+
+    def __init__(self, distances_NN: Floats, medoids_K: Indices) -> None:
+        self.distances = distances_NN
+        self.medoids = np.array(medoids_K, dtype=np.intp)
+        self.is_medoid = np.zeros(len(distances_NN), dtype=bool)
+        self.is_medoid[self.medoids] = True
+        self.assignment = assign(distances_NN, self.medoids)
+        self.swaps = 0
+        self._group()
+
+    def _group(self) -> None:
+        nearest, count = self.assignment.nearest, len(self.medoids)
+        self.grouping = group_columns(nearest, count, dtype=self.distances.dtype)
+
+    def visit(self, block: Indices) -> bool:
+        """Make the swaps that these candidates are worth, best first; tell if there were any."""
+        before = self.swaps
+        changes = _screen(self.distances[block], self.assignment, self.grouping)
+        changes[self.is_medoid[block]] = np.inf
+        for candidate in block[_find_promising(changes, self.assignment)]:
+            row = self.distances[candidate]
+            place, change = _weigh(row, self.assignment, len(self.medoids))
+            if change < -_GAIN * self.assignment.first_distance.sum(dtype=np.float64):
+                self._swap(place, int(candidate))
+        if self.swaps > before:
+            self._group()
+        return self.swaps > before
+
+    def _swap(self, place: int, candidate: int) -> None:
+        self.is_medoid[[self.medoids[place], candidate]] = False, True
+        self.medoids[place] = candidate
+        self.assignment = _replace(self.distances, self.medoids, self.assignment, place=place)
+        self.swaps += 1
+
+    def finish(self) -> Medoids:
+        objective = compute_objective(self.distances, self.medoids)
+        return Medoids(np.sort(self.medoids), objective, self.swaps)
+
+
+def _find_promising(changes_B: Floats, assignment: Assignment) -> Indices:
+    """Return which candidates may help, best first, allowing for the error of the screening."""
+    slack = 8 * np.finfo(changes_B.dtype).eps * assignment.first_distance.sum()
+    order = np.argsort(changes_B, kind="stable")
+    return np.asarray(order[changes_B[order] < slack])
+
+
+def _split(candidates: Indices, count: int) -> list[Indices]:
+    return np.array_split(candidates, -(-len(candidates) * count // _BLOCK))
+
+
 def swap(distances_NN: Floats, medoids_K: Indices) -> Medoids:
     """Swap medoids for other rows until no single swap lowers the objective.
 
-    Candidates are visited in the order of rows, round and round; it stops after N in a row of which
-    none helped. "Lowers" means by more than 1e-10 of the objective.
+    Candidates are visited round and round; it stops after all in a row of which none helped.
+    "Lowers" means by more than 1e-10 of the objective.
 
     Args:
         distances_NN: as for `initialise`, not checked again.
@@ -301,34 +317,36 @@ def swap(distances_NN: Floats, medoids_K: Indices) -> Medoids:
         >>> swap(apart, np.array([0, 1])).objective
         2.0
     """
-    medoids, count = np.array(medoids_K, dtype=np.intp), len(distances_NN)
-    assignment, swaps, visited, start = assign(distances_NN, medoids), 0, 0, 0
-    grouping = group_columns(assignment.nearest, len(medoids), dtype=distances_NN.dtype)
-    size = max(1, _BLOCK // count)
-    while visited < count:
-        block = np.arange(start, min(start + size, count))
-        visited, start = visited + len(block), (start + len(block)) % count
-        changes = _screen(distances_NN[block[0] : block[-1] + 1], assignment, grouping)
-        changes[np.isin(block, medoids)] = np.inf
-        before = swaps
-        for candidate in block[_find_promising(changes, assignment)]:
-            place, change = _weigh(distances_NN[candidate], assignment, len(medoids))
-            if change < -1e-10 * assignment.first_distance.sum(dtype=np.float64):
-                medoids[place] = candidate
-                assignment = _replace(distances_NN, medoids, assignment, place=place)
-                swaps += 1
-        if swaps > before:
-            visited = 0
-            grouping = group_columns(assignment.nearest, len(medoids), dtype=distances_NN.dtype)
-    objective = compute_objective(distances_NN, medoids)
-    return Medoids(np.sort(medoids), objective, swaps)
+    search, unchanged = _Search(distances_NN, medoids_K), 0
+    blocks = _split(np.arange(len(distances_NN)), len(distances_NN))
+    for block in itertools.cycle(blocks):
+        unchanged = 0 if search.visit(block) else unchanged + 1
+        if unchanged == len(blocks):
+            break
+    return search.finish()
 
 
-def _find_promising(changes_B: Floats, assignment: Assignment) -> Indices:
-    """Return which candidates may help, best first, allowing for the error of the screening."""
-    slack = 8 * np.finfo(changes_B.dtype).eps * assignment.first_distance.sum()
-    order = np.argsort(changes_B, kind="stable")
-    return np.asarray(order[changes_B[order] < slack])
+def swap_nearby(distances_NN: Floats, medoids_K: Indices, *, share: float) -> Medoids:
+    """Swap once through the share of rows nearest to the last medoid, the one newly added.
+
+    Where the others are a local optimum, nearly all swaps that a new medoid makes worthwhile are
+    for rows near it.
+
+    Args:
+        distances_NN: as for `initialise`, not checked again.
+        medoids_K: distinct row numbers to start from, the newest last.
+        share: of the rows, above 0 up to 1.
+
+    Example:
+        >>> apart = np.abs(np.subtract.outer([0.0, 1.0, 8.0, 9.0], [0.0, 1.0, 8.0, 9.0]))
+        >>> swap_nearby(apart, np.array([0, 1]), share=1.0).indices.tolist()
+        [1, 2]
+    """
+    search, count = _Search(distances_NN, medoids_K), len(distances_NN)
+    order = np.argsort(distances_NN[medoids_K[-1]], kind="stable")
+    for block in _split(order[: max(1, round(share * count))], count):
+        search.visit(block)
+    return search.finish()
 
 
 def find_medoids(distances_NN: Floats, n_clusters: int, *, random: np.random.Generator) -> Medoids:

@@ -5,19 +5,21 @@ it (influence) and ranks by how far accuracy goes with its presence (performance
 candidate says how far chance alone would take it. A p-value says that accuracy goes with the
 cluster, not that the cluster is spurious: that is for the user to see in its regions.
 
-Shape letters: n images, R regions, C clusters, Y labels, V words, D embedding dimensions.
+Shape letters: n images, R regions, C clusters that have a region, Y labels, D embedding dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fieldmark.core.errors import InputError
+from fieldmark.core.errors import InputError, UsageError
+from fieldmark.discovery.candidates import Candidate, Discovery, LabelGap
+from fieldmark.discovery.evidence import Evidence, Ints, Vocabulary, note_limits
+from fieldmark.discovery.members import check_vocabulary, find_medoids, find_words, rank_members
 from fieldmark.metrics.cluster_gaps import (
     PERMUTATIONS,
     Bounds,
@@ -45,8 +47,6 @@ from fieldmark.metrics.influence import (
 )
 from fieldmark.metrics.intervals import Interval
 
-Ints = NDArray[np.int64]
-
 
 class Clusterer(Protocol):
     """What is asked of a clusterer; those of scikit-learn fit.
@@ -54,184 +54,71 @@ class Clusterer(Protocol):
     `medoid_indices_`, where it has one, gives the region in the middle of each cluster.
     """
 
-    labels_: ArrayLike
+    @property
+    def labels_(self) -> ArrayLike:
+        """The cluster of each region, once it is fitted."""
+        ...
 
     def fit(self, X: NDArray[np.float32], /) -> object:
         """Cluster (R,D) unit vectors; a label below 0 means no cluster."""
         ...
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Vocabulary:
-    """Words to describe clusters by.
-
-    Attributes:
-        words: V words.
-        embeddings: (V,D) of the text tower, any length.
-    """
-
-    words: tuple[str, ...]
-    embeddings: ArrayLike
-
-
 @dataclass(frozen=True, kw_only=True)
-class Word:
-    """A word near a cluster: the cosine of its embedding with the medoid's."""
-
-    word: str
-    similarity: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelGap:
-    """How accuracy on one class goes with a cluster.
+class DiscoveryConfig:
+    """How clusters are judged.
 
     Attributes:
-        name: of the class.
-        accuracy_with: on its images that have the cluster, NaN without any.
-        accuracy_without: on its images that have not, NaN without any.
-        gap: the difference, in [-1, 1].
-        interval: Newcombe's interval of the difference; not corrected for choosing the class.
-        images_with: how many images have the cluster.
-        images_without: how many have not.
-    """
-
-    name: str
-    accuracy_with: float
-    accuracy_without: float
-    gap: float
-    interval: Interval
-    images_with: int
-    images_without: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A cluster of regions that the model may be misled by.
-
-    Attributes:
-        cluster: its id.
-        tied_class: the class that the model ties to it, None where nothing tells.
-        influence: H, the share of errors that rest on it, in [0, 1]; NaN without an error.
-        gap: G, the performance gap, in [0, Y].
-        interval: of G, wide enough for the labels together.
-        chance: the G that chance gives a cluster like this on average.
-        p_value: of G, by permutation.
-        adjusted_p_value: the same corrected over all clusters.
-        size: regions in it.
-        images: images with a region in it.
-        medoid: the region in its middle.
-        nearest: regions of it by similarity to the medoid, the nearest first.
-        words: nearest words, the nearest first.
-        classes: the gap of each class that has one, the class that gains most first.
-    """
-
-    cluster: int
-    tied_class: str | None
-    influence: float
-    gap: float
-    interval: Interval
-    chance: float
-    p_value: float
-    adjusted_p_value: float
-    size: int
-    images: int
-    medoid: int
-    nearest: tuple[int, ...]
-    words: tuple[Word, ...]
-    classes: tuple[LabelGap, ...]
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Discovery:
-    """What was found.
-
-    Attributes:
-        candidates: the clusters kept, the largest gap first.
-        reason: one line that says why the others were not kept.
-        notes: what in the data limits the finding, a line each.
-        clusters: (R,) the cluster of each region, below 0 for none.
-        clustered: how many clusters have a region.
-        accuracy: share of images predicted right.
-        permutations: behind each p-value.
-        confidence: of the intervals.
-    """
-
-    candidates: tuple[Candidate, ...]
-    reason: str
-    notes: tuple[str, ...]
-    clusters: Ints
-    clustered: int
-    accuracy: float
-    permutations: int
-    confidence: float
-
-    def significant(self, level: float = 0.05) -> tuple[Candidate, ...]:
-        """Return the candidates whose corrected p-value is at most `level`."""
-        return tuple(found for found in self.candidates if found.adjusted_p_value <= level)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Evidence:
-    """What a model does with labelled images and their regions; checked when it is made.
-
-    Attributes:
-        regions: (R,D) embeddings of the regions, any length.
-        owners: (R,) image of each region, 0 to n - 1.
-        labels: (n,) true label, 0 to Y - 1.
-        predictions: (n,) predicted label, such as `predict_zero_shot` gives.
-        prototypes: (Y,D) text embedding of each class.
-        classes: Y names.
+        selection: which clusters are kept.
+        nearest: how many regions and words each candidate names at most.
+        seed: of the permutations.
+        permutations: behind each p-value, 1 or more.
+        confidence: of the intervals, in (0, 1).
 
     Raises:
-        InputError: there is nothing to discover from these, or they do not fit together.
+        UsageError: a number is out of its range.
     """
 
-    regions: NDArray[np.float32]
-    owners: Ints
-    labels: Ints
-    predictions: Ints
-    prototypes: NDArray[np.float32]
-    classes: tuple[str, ...]
+    selection: Selection = PAPER
+    nearest: int = 10
+    seed: int = 0
+    permutations: int = PERMUTATIONS
+    confidence: float = 0.95
 
     def __post_init__(self) -> None:
-        _set(self, "regions", normalise_rows(self.regions, what="region"))
-        _set(self, "prototypes", normalise_rows(self.prototypes, what="prototype of a class"))
-        for name in ("owners", "labels", "predictions"):
-            _set(self, name, np.asarray(getattr(self, name), np.int64))
-        _check_shapes(self)
-        _check_content(self)
+        if self.nearest < 0 or self.permutations < 1 or not 0 < self.confidence < 1:
+            raise UsageError(
+                f"nearest {self.nearest}, permutations {self.permutations} or confidence "
+                f"{self.confidence:g} is out of its range",
+                mend="give 0 or more, 1 or more, and a share between 0 and 1",
+            )
 
 
 def discover(
     evidence: Evidence,
     clusterer: Clusterer,
     *,
-    selection: Selection = PAPER,
     vocabulary: Vocabulary | None = None,
-    nearest: int = 10,
-    seed: int = 0,
-    permutations: int = PERMUTATIONS,
-    confidence: float = 0.95,
+    config: DiscoveryConfig = DiscoveryConfig(),
 ) -> Discovery:
     """Find and rank clusters of regions that mislead a model.
 
     Args:
         evidence: embeddings, predictions and labels.
         clusterer: is fitted to the regions' unit vectors.
-        selection: which clusters are kept.
         vocabulary: words to describe clusters by.
-        nearest: how many regions and words each candidate names at most.
-        seed: of the permutations.
-        permutations: behind each p-value.
-        confidence: of the intervals, in (0, 1).
+        config: how clusters are judged.
+
+    Returns:
+        The candidates, none where nothing is found, and the reason why the others were left out.
 
     Raises:
         InputError: the clusterer gives no cluster, or it cannot fit these regions.
 
     Example:
         >>> from sklearn.cluster import KMeans
-        >>> evidence = Evidence(
+        >>> from fieldmark.discovery.evidence import gather_evidence
+        >>> evidence = gather_evidence(
         ...     regions=np.tile(np.eye(2), (20, 1)), owners=np.repeat(np.arange(20), 2),
         ...     labels=np.repeat([0, 1], 10), predictions=np.repeat([0, 1], 10),
         ...     prototypes=np.eye(2), classes=("cat", "dog"),
@@ -247,17 +134,12 @@ def discover(
             f"{len(evidence.regions)} regions cannot be clustered ({error})",
             mend="ask for fewer clusters or give more regions",
         ) from error
-    medoids = getattr(clusterer, "medoid_indices_", None)
     return judge_clusters(
         evidence,
         clusterer.labels_,
-        medoids=medoids,
-        selection=selection,
+        medoids=getattr(clusterer, "medoid_indices_", None),
         vocabulary=vocabulary,
-        nearest=nearest,
-        seed=seed,
-        permutations=permutations,
-        confidence=confidence,
+        config=config,
     )
 
 
@@ -266,71 +148,189 @@ def judge_clusters(
     clusters: ArrayLike,
     *,
     medoids: ArrayLike | None = None,
-    selection: Selection = PAPER,
     vocabulary: Vocabulary | None = None,
-    nearest: int = 10,
-    seed: int = 0,
-    permutations: int = PERMUTATIONS,
-    confidence: float = 0.95,
+    config: DiscoveryConfig = DiscoveryConfig(),
 ) -> Discovery:
     """Rank clusters that are there already, such as another method's.
 
     Args:
         evidence: embeddings, predictions and labels.
-        clusters: (R,) cluster of each region, below 0 for none; empty clusters may lie between.
-        medoids: (C,) region in the middle of each cluster; by default the member with the least
-            sum of cosine distances to the others.
-        selection: as in `discover`, like all that follow.
-        vocabulary: words.
-        nearest: how many.
-        seed: of the permutations.
-        permutations: how many.
-        confidence: of the intervals.
+        clusters: (R,) cluster of each region, below 0 for none; ids without a region may lie
+            between.
+        medoids: region in the middle of each cluster, by cluster id; by default the member with
+            the least sum of cosine distances to the others.
+        vocabulary: words to describe clusters by.
+        config: how clusters are judged.
 
     Raises:
-        InputError: the clusters do not fit the regions, or there is none.
+        InputError: the clusters, their medoids or the words do not fit the regions, or no region
+            is in a cluster.
     """
-    of = _check_clusters(clusters, evidence)
-    presence, table, influence, ranking = _score(evidence, of, selection=selection)
-    labels, correct = evidence.labels, evidence.predictions == evidence.labels
-    chance = permute_gaps(
-        presence,
-        labels,
-        correct,
-        width=len(evidence.classes),
-        seed=seed,
-        permutations=permutations,
-        weighted=selection.weighted,
+    of = np.asarray(clusters, np.int64)
+    ids, codes = _number(of, count=len(evidence.regions))
+    figures = _measure(evidence, codes, width=len(ids), config=config)
+    ranking = rank_clusters(
+        figures.totals, figures.influence.scores, gaps=figures.gaps, selection=config.selection
     )
-    figures = _Figures(
+    words = vocabulary and check_vocabulary(vocabulary, width=evidence.regions.shape[1])
+    middles = _place_medoids(medoids, evidence.regions, codes=codes, ids=ids)
+    candidates = tuple(
+        _describe(
+            code,
+            cluster=int(ids[code]),
+            members=np.flatnonzero(codes == code),
+            medoid=int(middles[code]),
+            figures=figures,
+            evidence=evidence,
+            vocabulary=words,
+            nearest=config.nearest,
+        )
+        for code in ranking.order.tolist()
+    )
+    return Discovery(
+        candidates=candidates,
+        reason=_explain(ranking, clustered=len(ids)),
+        notes=note_limits(evidence),
+        clusters=of,
+        clustered=len(ids),
+        accuracy=float((evidence.predictions == evidence.labels).mean()),
+        permutations=config.permutations,
+        confidence=config.confidence,
+    )
+
+
+class _Figures(NamedTuple):
+    """All scores of C clusters."""
+
+    table: GapTable
+    gaps: Floats
+    totals: Floats
+    influence: Influence
+    tied: Ints
+    chance: Chance
+    bounds: Bounds
+    by_label: Bounds
+
+
+def _measure(
+    evidence: Evidence, clusters: Ints, *, width: int, config: DiscoveryConfig
+) -> _Figures:
+    selection, confidence = config.selection, config.confidence
+    labels, count, classes = evidence.labels, len(evidence.labels), len(evidence.classes)
+    correct = evidence.predictions == labels
+    presence = mark_presence(evidence.owners, clusters, count=count, width=width)
+    table = tabulate_gaps(presence, labels, correct=correct, width=classes)
+    gaps = label_gaps(table)
+    scores = evidence.regions @ evidence.prototypes.T
+    rows = find_strongest_regions(scores, evidence.owners, predictions=evidence.predictions)
+    per_image = np.bincount(evidence.owners, minlength=count)
+    influence = measure_influence(
+        presence,
+        np.where(rows >= 0, clusters[rows], -1),
+        labels=labels,
+        predictions=evidence.predictions,
+        gaps=gaps,
+        skip=per_image == 1 if selection.skip_single_regions else None,
+    )
+    return _Figures(
         table=table,
-        influence=influence,
-        chance=chance,
+        gaps=gaps,
         totals=cluster_gaps(table, weighted=selection.weighted),
+        influence=influence,
+        tied=find_tied_labels(label_weights(table) * gaps, influence.misled),
+        chance=permute_gaps(
+            presence,
+            labels,
+            correct=correct,
+            width=classes,
+            seed=config.seed,
+            permutations=config.permutations,
+            weighted=selection.weighted,
+        ),
         bounds=bound_cluster_gaps(table, weighted=selection.weighted, confidence=confidence),
         by_label=bound_label_gaps(table, confidence=confidence),
-        tied=find_tied_labels(label_gaps(table) * label_weights(table), influence.misled),
     )
-    middles = find_medoids(evidence.regions, of) if medoids is None else np.asarray(medoids)
-    return Discovery(
-        candidates=tuple(
-            _describe(
-                cluster,
-                evidence=evidence,
-                members=np.flatnonzero(of == cluster),
-                medoid=int(middles[cluster]),
-                images=int(presence[:, cluster].sum()),
-                figures=figures,
-                vocabulary=vocabulary,
-                nearest=nearest,
-            )
-            for cluster in ranking.order.tolist()
-        ),
-        reason=_explain(ranking, clustered=len(np.unique(of[of >= 0])), width=presence.shape[1]),
-        notes=_note(evidence),
-        clusters=of,
-        clustered=len(np.unique(of[of >= 0])),
-        accuracy=float(correct.mean()),
-        permutations=permutations,
-        confidence=confidence,
+
+
+def _number(clusters: Ints, *, count: int) -> tuple[Ints, Ints]:
+    """Return the ids that occur, and each region's place among them, -1 for none."""
+    if clusters.shape != (count,):
+        raise InputError(f"clusters of shape {clusters.shape} do not fit {count} regions")
+    ids = np.unique(clusters[clusters >= 0])
+    if not len(ids):
+        raise InputError(
+            "no region is in a cluster", mend="use another clusterer or other settings"
+        )
+    return ids, np.where(clusters >= 0, np.searchsorted(ids, clusters), -1)
+
+
+def _place_medoids(
+    medoids: ArrayLike | None, regions: NDArray[np.float32], *, codes: Ints, ids: Ints
+) -> Ints:
+    if medoids is None:
+        return find_medoids(regions, codes, width=len(ids))
+    given = np.asarray(medoids, np.int64)
+    if len(given) <= ids[-1] or (codes[given[ids]] != np.arange(len(ids))).any():
+        raise InputError(
+            "a medoid is missing or lies in another cluster", mend="give one for each cluster id"
+        )
+    return np.asarray(given[ids])
+
+
+def _describe(
+    code: int,
+    *,
+    cluster: int,
+    members: Ints,
+    medoid: int,
+    figures: _Figures,
+    evidence: Evidence,
+    vocabulary: Vocabulary | None,
+    nearest: int,
+) -> Candidate:
+    near = rank_members(evidence.regions, members, medoid=medoid)
+    tied = int(figures.tied[code])
+    return Candidate(
+        cluster=cluster,
+        tied_class=evidence.classes[tied] if tied >= 0 else None,
+        influence=float(figures.influence.scores[code]),
+        gap=float(figures.totals[code]),
+        interval=Interval(float(figures.bounds.low[code]), float(figures.bounds.high[code])),
+        chance=float(figures.chance.expected[code]),
+        p_value=float(figures.chance.p_values[code]),
+        adjusted_p_value=float(figures.chance.adjusted[code]),
+        size=len(members),
+        images=int(figures.table.totals_in[code].sum()),
+        medoid=medoid,
+        nearest=tuple(near[:nearest].tolist()),
+        words=find_words(evidence.regions[medoid], vocabulary, count=nearest) if vocabulary else (),
+        classes=_list_gaps(figures, code, names=evidence.classes),
     )
+
+
+def _list_gaps(figures: _Figures, code: int, *, names: tuple[str, ...]) -> tuple[LabelGap, ...]:
+    gaps, table = figures.gaps[code], figures.table
+    order = np.argsort(-gaps, kind="stable")
+    return tuple(
+        LabelGap(
+            name=names[label],
+            accuracy_with=float(table.hits_in[code, label] / table.totals_in[code, label]),
+            accuracy_without=float(table.hits_out[code, label] / table.totals_out[code, label]),
+            gap=float(gaps[label]),
+            interval=Interval(
+                float(figures.by_label.low[code, label]), float(figures.by_label.high[code, label])
+            ),
+            images_with=int(table.totals_in[code, label]),
+            images_without=int(table.totals_out[code, label]),
+        )
+        for label in order.tolist()
+        if not np.isnan(gaps[label])
+    )
+
+
+def _explain(ranking: Ranking, *, clustered: int) -> str:
+    dropped = sum(ranking.dropped.values())
+    if not dropped:
+        return f"all {clustered} clusters are candidates"
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in ranking.dropped.items())
+    return f"of {clustered} clusters {dropped} left out: {reasons}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +55,8 @@ class RegionEmbeddings:
 def embed_regions(
     encoder: Encoder,
     images: Images,
-    regions: Regions,
     *,
+    regions: Regions,
     way: Way | None = None,
     cache: Path | None = None,
     batch_size: int = 64,
@@ -89,11 +89,11 @@ def embed_regions(
         ...     def __len__(self): return 1
         ...     def read(self, index, /): return Image.new("RGB", (8, 8), "red")
         ...     def hashes(self): return ("a",)
-        >>> result = embed_regions(FakeEncoder(), Pictures(), cut_quadrants(1, side=8))
+        >>> result = embed_regions(FakeEncoder(), Pictures(), regions=cut_quadrants(1, side=8))
         >>> result.values.shape, result.way
         ((4, 6), 'crop')
     """
-    chosen = _check(encoder, images, regions, way=way)
+    chosen = _check(encoder, images, regions=regions, way=way)
     dtype = pick_dtype(precision, device=_tensor_of(encoder).device)
     shelf = _open(cache, encoder, dtype=dtype)
     keys = _key_regions(regions, images.hashes(), way=chosen)
@@ -102,7 +102,9 @@ def embed_regions(
     reused = len(found)
     todo = np.array(sorted(row for key, row in first.items() if key not in found), np.int64)
     held: dict[str, NDArray[np.float32]] = {}
-    batches = _embed_rows(encoder, images, regions, todo, way=chosen, size=batch_size, dtype=dtype)
+    batches = _embed_rows(
+        encoder, images, regions=regions, rows=todo, way=chosen, size=batch_size, dtype=dtype
+    )
     with contextlib.closing(batches), contextlib.ExitStack() as stack:
         if shelf is not None:
             stack.callback(lambda: shelf.write(held))
@@ -135,7 +137,7 @@ def find_way(encoder: Encoder) -> Way:
     return "align" if isinstance(tower, AlignsBoxes) else "crop"
 
 
-def _check(encoder: Encoder, images: Images, regions: Regions, *, way: Way | None) -> Way:
+def _check(encoder: Encoder, images: Images, *, regions: Regions, way: Way | None) -> Way:
     if regions.count != len(images):
         raise InputError(
             f"regions of {regions.count} images do not fit {len(images)} images",
@@ -182,13 +184,13 @@ def _tensor_of(encoder: Encoder) -> Tensor:
 def _embed_rows(
     encoder: Encoder,
     images: Images,
+    *,
     regions: Regions,
     rows: NDArray[np.int64],
-    *,
     way: Way,
     size: int,
     dtype: torch.dtype,
-) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+) -> Generator[tuple[list[int], NDArray[np.float32]]]:
     """Yield rows and their embeddings; rows are ascending, so an image's rows are neighbours."""
     if not len(rows):
         return
@@ -207,7 +209,8 @@ def _embed_rows(
             held = {image: held[image] for image in members}
             boxes = [torch.from_numpy(regions.boxes[part[owners == image]]) for image in members]
             with torch.inference_mode():
-                found = _embed(placed, torch.stack([held[image] for image in members]), boxes, way)
+                pixels = torch.stack([held[image] for image in members])
+                found = _embed(placed, pixels, boxes=boxes, way=way)
             vectors = found.float().cpu().numpy()
             if not np.isfinite(vectors).all():
                 bad = int(owners[~np.isfinite(vectors).all(axis=1)][0])
@@ -219,7 +222,7 @@ def _embed_rows(
             yield part.tolist(), vectors
 
 
-def _embed(encoder: Encoder, pixels_BCHW: Tensor, boxes: list[Tensor], way: Way) -> Tensor:
+def _embed(encoder: Encoder, pixels_BCHW: Tensor, *, boxes: list[Tensor], way: Way) -> Tensor:
     if way == find_way(encoder):
         return torch.cat(encoder.encode_regions(pixels_BCHW, boxes))
     # Bicubic enlargement overshoots, which 8 bits could not hold.

@@ -147,7 +147,12 @@ def cut_grid(count: int, *, side: int, rows: int, columns: int) -> Regions:
         >>> cut_grid(1, side=8, rows=1, columns=2).boxes.tolist()
         [[0.0, 0.0, 4.0, 8.0], [4.0, 0.0, 8.0, 8.0]]
     """
-    return _repeat(_lay_grid(side, rows, columns), count, side, f"grid {rows} x {columns}")
+    return _repeat(
+        _lay_grid(side, rows=rows, columns=columns),
+        count,
+        side=side,
+        source=f"grid {rows} x {columns}",
+    )
 
 
 def cut_quadrants(count: int, *, side: int) -> Regions:
@@ -175,9 +180,9 @@ def cut_scales(count: int, *, side: int, scales: Sequence[int] = (1, 2, 3)) -> R
         >>> len(cut_scales(2, side=8, scales=(1, 2)))
         10
     """
-    grids = [np.zeros((0, 4), np.float32), *(_lay_grid(side, k, k) for k in scales)]
+    grids = [np.zeros((0, 4), np.float32), *(_lay_grid(side, rows=k, columns=k) for k in scales)]
     name = "grids " + ", ".join(f"{k} x {k}" for k in scales)
-    return _repeat(np.concatenate(grids), count, side, name)
+    return _repeat(np.concatenate(grids), count, side=side, source=name)
 
 
 def propose_regions(
@@ -314,7 +319,7 @@ def map_boxes(
     return box, np.asarray(kept)
 
 
-def _lay_grid(side: int, rows: int, columns: int) -> NDArray[np.float32]:
+def _lay_grid(side: int, *, rows: int, columns: int) -> NDArray[np.float32]:
     if not (1 <= rows <= side and 1 <= columns <= side):
         raise InputError(
             f"{side} x {side} pixels have no {rows} x {columns} regions",
@@ -326,7 +331,7 @@ def _lay_grid(side: int, rows: int, columns: int) -> NDArray[np.float32]:
     return np.stack([left, top, right, bottom], axis=1).astype(np.float32)
 
 
-def _repeat(boxes: NDArray[np.float32], count: int, side: int, source: str) -> Regions:
+def _repeat(boxes: NDArray[np.float32], count: int, *, side: int, source: str) -> Regions:
     owners = np.repeat(np.arange(count), len(boxes))
     return collect_regions(
         owners, np.tile(boxes, (count, 1)), count=count, side=side, source=source
@@ -337,8 +342,8 @@ def _check_proposals(boxes: ArrayLike, *, source: str) -> NDArray[np.float64]:
     try:
         box = np.asarray(boxes, np.float64)
     except (TypeError, ValueError):
-        box = np.zeros(0)
-    if box.size == 0 and box.ndim and len(box) == 0:
+        box = np.zeros(1)
+    if box.ndim and len(box) == 0:
         return box.reshape(0, 4)
     if box.ndim != 2 or box.shape[1] != 4:
         raise InputError("did not give boxes of four numbers", where=source, mend="return (r,4)")

@@ -89,7 +89,7 @@ def mark_presence(
 
 
 def tabulate_gaps(
-    presence: ArrayLike, labels: ArrayLike, correct: ArrayLike, *, width: int
+    presence: ArrayLike, labels: ArrayLike, *, correct: ArrayLike, width: int
 ) -> GapTable:
     """Count images and correct predictions by cluster and label.
 
@@ -100,7 +100,7 @@ def tabulate_gaps(
         width: Y.
 
     Example:
-        >>> table = tabulate_gaps([[1], [1], [0]], [0, 0, 0], [1, 0, 1], width=1)
+        >>> table = tabulate_gaps([[1], [1], [0]], [0, 0, 0], correct=[1, 0, 1], width=1)
         >>> table.hits_in.item(), table.totals_in.item(), table.totals_out.item()
         (1, 2, 1)
     """
@@ -121,7 +121,8 @@ def label_gaps(table: GapTable) -> Floats:
     """Return accuracy with the cluster minus accuracy without it: (C,Y) in [-1, 1], or NaN.
 
     Example:
-        >>> label_gaps(tabulate_gaps([[1], [1], [0]], [0, 0, 0], [1, 0, 1], width=1)).tolist()
+        >>> table = tabulate_gaps([[1], [1], [0]], [0, 0, 0], correct=[1, 0, 1], width=1)
+        >>> label_gaps(table).tolist()
         [[-0.5]]
     """
     return _divide(table.hits_in, table.totals_in) - _divide(table.hits_out, table.totals_out)
@@ -131,7 +132,8 @@ def label_weights(table: GapTable) -> Floats:
     """Return w_y = 2 min(n_in, n_out) / (n_in + n_out): (C,Y) in [0, 1], 0 without images.
 
     Example:
-        >>> label_weights(tabulate_gaps([[1], [1], [0]], [0, 0, 0], [1, 0, 1], width=1)).round(2)
+        >>> table = tabulate_gaps([[1], [1], [0]], [0, 0, 0], correct=[1, 0, 1], width=1)
+        >>> label_weights(table).round(2)
         array([[0.67]])
     """
     inside, outside = table.totals_in, table.totals_out
@@ -149,7 +151,7 @@ def cluster_gaps(table: GapTable, *, weighted: bool = True) -> Floats:
         The sum over labels of |w_y (p_in - p_out)|, in [0, Y]; NaN without a defined label.
 
     Example:
-        >>> table = tabulate_gaps([[1], [1], [0], [1]], [0, 0, 0, 1], [1, 0, 1, 0], width=2)
+        >>> table = tabulate_gaps([[1], [1], [0], [1]], [0, 0, 0, 1], correct=[1, 0, 1, 0], width=2)
         >>> cluster_gaps(table).round(3).tolist()
         [0.333]
     """
@@ -222,8 +224,8 @@ def bound_cluster_gaps(
 def permute_gaps(
     presence: ArrayLike,
     labels: ArrayLike,
-    correct: ArrayLike,
     *,
+    correct: ArrayLike,
     width: int,
     seed: int = 0,
     permutations: int = PERMUTATIONS,
@@ -252,18 +254,18 @@ def permute_gaps(
 
     Example:
         >>> present = np.arange(20)[:, None] < 10
-        >>> chance = permute_gaps(present, [0] * 20, present[:, 0], width=1)
+        >>> chance = permute_gaps(present, [0] * 20, correct=present[:, 0], width=1)
         >>> chance.adjusted.tolist()
         [0.001]
     """
     present = np.asarray(presence, np.bool_)
     label, right = np.asarray(labels, np.int64), np.asarray(correct, np.bool_)
-    table = tabulate_gaps(present, label, right, width=width)
+    table = tabulate_gaps(present, label, correct=right, width=width)
     observed = cluster_gaps(table, weighted=weighted)
     scale = label_weights(table) if weighted else np.ones(table.totals_in.shape)
     random = generator(seed, "gaps")
     blocks = [
-        _shuffle(present, label, right, table=table, scale=scale, size=size, random=random)
+        _shuffle(present, label, correct=right, table=table, scale=scale, size=size, random=random)
         for size in _cut(permutations)
     ]
     return _compare(observed, np.concatenate(blocks))
@@ -277,8 +279,8 @@ def _cut(permutations: int) -> list[int]:
 def _shuffle(
     present: NDArray[np.bool_],
     labels: Counts,
-    correct: NDArray[np.bool_],
     *,
+    correct: NDArray[np.bool_],
     table: GapTable,
     scale: Floats,
     size: int,

@@ -75,19 +75,19 @@ class Precision(NamedTuple):
 
     Attributes:
         value: in [0, 1], NaN for an empty list.
-        hits: how many of the first `count` have the feature.
-        count: how many were looked at, min(K, size).
+        hits: how many of those considered have the feature.
+        considered: the first min(K, size).
         size: of the whole list, the cluster.
     """
 
     value: float
     hits: int
-    count: int
+    considered: int
     size: int
 
 
 def find_strongest_regions(
-    scores: ArrayLike, images: ArrayLike, predictions: ArrayLike
+    scores: ArrayLike, images: ArrayLike, *, predictions: ArrayLike
 ) -> NDArray[np.int64]:
     """Find the region of each image that scores highest for the image's predicted label.
 
@@ -102,7 +102,7 @@ def find_strongest_regions(
 
     Example:
         >>> scores = [[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]]
-        >>> find_strongest_regions(scores, [0, 0, 1], [1, 0, 0]).tolist()
+        >>> find_strongest_regions(scores, [0, 0, 1], predictions=[1, 0, 0]).tolist()
         [1, 2, -1]
     """
     image, predicted = np.asarray(images, np.int64), np.asarray(predictions, np.int64)
@@ -119,10 +119,10 @@ def find_strongest_regions(
 def measure_influence(
     presence: ArrayLike,
     strongest: ArrayLike,
+    *,
     labels: ArrayLike,
     predictions: ArrayLike,
     gaps: Floats,
-    *,
     skip: ArrayLike | None = None,
 ) -> Influence:
     """Measure the influence of each cluster (RaVL, Definition 1, equation 1).
@@ -140,7 +140,9 @@ def measure_influence(
 
     Example:
         >>> presence, gaps = np.array([[1, 1], [1, 0]], bool), np.array([[-0.5, 0], [-0.5, 0]])
-        >>> result = measure_influence(presence, [0, 1], [0, 0], [1, 1], gaps)
+        >>> result = measure_influence(
+        ...     presence, [0, 1], labels=[0, 0], predictions=[1, 1], gaps=gaps
+        ... )
         >>> result.scores.tolist(), result.errors[:, 0].tolist()
         ([0.5, 0.0], [2, 1])
     """
@@ -168,7 +170,7 @@ def _count(rows: Counts, columns: Counts, *, shape: tuple[int, ...]) -> Counts:
 
 
 def rank_clusters(
-    totals: Floats, influence: Floats, gaps: Floats, *, selection: Selection = PAPER
+    totals: Floats, influence: Floats, *, gaps: Floats, selection: Selection = PAPER
 ) -> Ranking:
     """Rank the clusters that pass the filters by their performance gap.
 
@@ -180,7 +182,8 @@ def rank_clusters(
 
     Example:
         >>> gaps = np.array([[0.5, -0.5], [0.2, -0.1], [np.nan, np.nan]])
-        >>> ranking = rank_clusters(np.array([1.0, 0.3, np.nan]), np.array([0.3, 0.1, np.nan]), gaps)
+        >>> totals, influence = np.array([1.0, 0.3, np.nan]), np.array([0.3, 0.1, np.nan])
+        >>> ranking = rank_clusters(totals, influence, gaps=gaps)
         >>> ranking.order.tolist(), sum(ranking.dropped.values())
         ([0], 2)
     """
@@ -239,9 +242,9 @@ def measure_precision(relevant: ArrayLike, *, k: int = 10) -> Precision:
 
     Example:
         >>> measure_precision([True, False, True], k=10)
-        Precision(value=0.666..., hits=2, count=3, size=3)
+        Precision(value=0.666..., hits=2, considered=3, size=3)
     """
     found = np.asarray(relevant, np.bool_)
     first = found[:k]
-    hits, count = int(first.sum()), len(first)
-    return Precision(hits / count if count else math.nan, hits, count, len(found))
+    hits = int(first.sum())
+    return Precision(hits / len(first) if len(first) else math.nan, hits, len(first), len(found))

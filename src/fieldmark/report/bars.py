@@ -168,7 +168,7 @@ def draw_dots(dots: Sequence[Dot], *, identifier: str, title: str) -> Markup:
     """
     if not dots:
         return Markup("")
-    scale = svg.Scale(low=0, high=1, start=NAMES + 52, stop=WIDTH - 40)
+    scale = svg.Scale(low=0, high=1, start=NAMES + 68, stop=WIDTH - 40)
     height = ROW * len(dots) + 24
     body = _draw_frame(scale, top=2, height=height)
     for index, dot in enumerate(dots):
@@ -187,8 +187,8 @@ def _draw_dot(dot: Dot, *, middle: float, scale: svg.Scale) -> list[Markup]:
     weight = "600" if dot.strong else "400"
     colour = svg.ACCENT if dot.strong else svg.MUTED
     at = (scale.start - 10, middle + 4)
-    label = _shorten(dot.label, most=29)
-    parts = [svg.write(at, label, anchor="end", weight=weight, size=11.5)]
+    label = _shorten(dot.label, most=33)
+    parts = [svg.write(at, label, anchor="end", weight=weight, size=10.5)]
     if not math.isnan(dot.reference):
         x = scale.place(dot.reference)
         parts.append(svg.draw_markers([(x, middle)], shape="square", colour=svg.INK, size=9))
