@@ -79,7 +79,7 @@ class DialSettings:
         strength: lambda, the share of the spurious part that is removed, in [0, 1].
         neighbours: k, 1 or more.
         expansion: latents of the autoencoder for each dimension.
-        epochs: of the autoencoder. 4 take about 5 s for 4,795 x 512 on one idle core.
+        epochs: of the autoencoder. 4 take about 7 s for 4,795 x 512 on one core.
         batch_size: of the autoencoder.
         learning_rate: of the autoencoder, in its first step.
     """
