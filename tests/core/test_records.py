@@ -43,9 +43,15 @@ def test_rows_survive_strict_json(row):
 
 def test_the_schema_is_frozen():
     assert list(json.loads(ResultRow(suite="s", dataset="d", metric="m").to_json())) == [
-        "suite", "dataset", "split", "encoder", "method", "head", "correlation", "metric",
-        "group", "seed", "value", "ci_low", "ci_high", "count",
+        "suite", "dataset", "split", "encoder", "method", "head", "setting", "correlation",
+        "metric", "group", "seed", "value", "ci_low", "ci_high", "count",
     ]  # fmt: skip
+
+
+def test_a_row_from_before_settings_is_read():
+    line = json.loads(ResultRow(suite="s", dataset="d", metric="m", value=0.5).to_json())
+    del line["setting"]
+    assert ResultRow.from_json(json.dumps(line)).setting == ""
 
 
 def begin(folder, *, resume=False, **arguments) -> Run:

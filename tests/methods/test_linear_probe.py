@@ -13,7 +13,7 @@ from torch import nn
 
 from fieldmark.core.errors import InputError
 from fieldmark.core.seeds import generator
-from fieldmark.methods.head import Features, HeadData
+from fieldmark.methods.head import Concepts, Features, HeadData
 from fieldmark.methods.heads import HEADS
 from fieldmark.methods.linear_probe import ConvexProbe, LinearProbe, load_probe, save_probe
 
@@ -165,15 +165,20 @@ def test_damaged_probe_is_named(tmp_path, damage):
 
 def test_heads_by_name():
     X, y = _embeddings()
+    part = Features(embeddings=X, labels=y, groups=y)
+    texts = np.eye(4, 16, dtype=np.float32).reshape(2, 2, 16)
     data = HeadData(
-        train=Features(embeddings=X, labels=y, groups=y),
+        train=part,
+        val=part,
         prototypes=np.eye(2, 16, dtype=np.float32),
+        concepts=Concepts(reject=texts[:1], accept=texts[1:]),
         seed=5,
     )
     made = {name: kind.make(data) for name, kind in HEADS.items()}
-    assert {name: head.describe()["head"] for name, head in made.items()} == {
-        name: name for name in HEADS
-    }
+    # Both readings of DFR are one head, set otherwise.
+    said = {name: str(head.describe()["head"]) for name, head in made.items()}
+    assert {name: head for name, head in said.items() if name != head} == {"dfr-rest": "dfr"}
     assert made["linear-probe"].describe()["random_state"] == 5
-    assert [name for name, kind in HEADS.items() if kind.seeded] == ["linear-probe"]
+    seedless = {"zero-shot", "convex-probe", "roboshot"}
+    assert {name for name, kind in HEADS.items() if not kind.seeded} == seedless
     assert all(head.predict(X).shape == (200,) for head in made.values())
