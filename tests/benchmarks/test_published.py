@@ -55,15 +55,14 @@ def test_waterbirds_with_what_it_is_made_of(model, tmp_path, capsys):
 
 def test_both_pairs_of_counteranimal_say_what_they_lack(model, tmp_path, capsys):
     write_counteranimal(tmp_path)
-    out = tmp_path / "out"
-    words = ("--root", tmp_path, "--model", model, "--methods", "linear-probe,bap", "--out", out)
-    assert bench("counteranimal", *words) != 0
+    words = ("--root", tmp_path, "--model", model, "--methods", "linear-probe,bap")
+    one = ("--set", "data.pair=ptarmigan-prairie-chicken")
+    first, second = ("--out", tmp_path / "first"), ("--out", tmp_path / "second")
+    assert bench("counteranimal", *words, *first) != 0
     assert "class 10, common" in capsys.readouterr().err
-    words = (*words, "--set", "data.pair=ptarmigan-prairie-chicken")
-    assert bench("counteranimal", *words, "--resume") != 0  # other arguments
-    out = tmp_path / "other"
-    words = (*words[:-4], "--out", out, "--set", "data.pair=ptarmigan-prairie-chicken")
-    assert bench("counteranimal", *words) == 0, capsys.readouterr().err
+    assert bench("counteranimal", *words, *first, *one, "--resume") != 0  # other arguments
+    assert bench("counteranimal", *words, *second, *one) == 0, capsys.readouterr().err
+    out = tmp_path / "second"
     worst = [row for row in read_rows(out) if row.metric == "acc_wg"]
     assert [row.dataset for row in worst] == ["counteranimal/ptarmigan-prairie-chicken"]
     (refused,) = [r for r in read_run(out)["notes"]["refused"] if r["head"]]
@@ -74,8 +73,8 @@ def test_a_pair_of_nico_beside_the_papers_figures(model, tmp_path, capsys):
     write_nico(tmp_path / "track_1" / "public_dg_0416" / "train", GROUPS)
     out = tmp_path / "out"
     words = ("--root", tmp_path, "--model", model, "--methods", "zero-shot,linear-probe")
-    words = (*words, "--set", "data.pair=car-truck", "--budget", "full", "--out", out)
-    assert bench("nico++", *words) == 0, capsys.readouterr().err
+    more = ("--set", "data.pair=car-truck", "--budget", "full", "--out", out)
+    assert bench("nico++", *words, *more) == 0, capsys.readouterr().err
     assert {row.dataset for row in read_rows(out)} == {"nico++/car-truck"}
     chosen = json.loads((out / "run.json").read_text())["notes"]["selection"]
     probe = next(one for one in chosen if one["head"] == "linear-probe")
