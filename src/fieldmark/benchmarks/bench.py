@@ -117,16 +117,15 @@ def run_bench(
     }
     _write_comparisons(out, compare_run(run.rows, run.notes))
     run.finish()
-    write_sweep_page(
-        out,
-        panels=[
-            Panel(caption=one.title, drawing=Markup(one.svg), remark=one.note)
-            for one in exhibits
-            if one.svg
-        ],
-        tables=[one.table for one in exhibits if one.table is not None],
-    )
+    _write_page(out, exhibits)
     return out
+
+
+def _write_page(out: Path, exhibits: Sequence[Exhibit]) -> None:
+    drawn = [one for one in exhibits if one.svg]
+    panels = [Panel(caption=e.title, drawing=Markup(e.svg), remark=e.note) for e in drawn]
+    tables = [one.table for one in exhibits if one.table is not None]
+    write_sweep_page(out, panels=panels, tables=tables)
 
 
 def _describe(request: Request) -> dict[str, Any]:

@@ -135,12 +135,7 @@ def evaluate(
         progress=progress,
     )
     splits, unreadable = _embed_splits(embed, table, [*tests, *fitted_on.values()])
-    data = HeadData()
-    if "prototypes" in needs:
-        prototypes = _embed_prompts(encoder, table, names=class_names, templates=templates)
-        data = replace(data, prototypes=prototypes)
-    if "concepts" in needs:
-        data = replace(data, concepts=_embed_concepts(encoder, table, names=class_names))
+    data = _embed_words(encoder, table, needs, names=class_names, templates=templates)
     if "train" in needs:
         data = _add_training(data, splits[train_split])
     if "val" in needs:
@@ -247,6 +242,24 @@ def _choose_fitting(
     if not found:
         raise NotApplicableError(f"{table.name} has no split val to select by")
     return {**chosen, "val": found[0]}
+
+
+def _embed_words(
+    encoder: Encoder,
+    table: ImageTable,
+    needs: frozenset[Need],
+    *,
+    names: Sequence[str] | None,
+    templates: Sequence[str] | None,
+) -> HeadData:
+    """Embed what heads need of the texts."""
+    data = HeadData()
+    if "prototypes" in needs:
+        prototypes = _embed_prompts(encoder, table, names=names, templates=templates)
+        data = replace(data, prototypes=prototypes)
+    if "concepts" in needs:
+        data = replace(data, concepts=_embed_concepts(encoder, table, names=names))
+    return data
 
 
 def _embed_concepts(

@@ -124,3 +124,46 @@ class Suite:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     head_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     many_encoders: bool = False
+
+
+def make_request(
+    suite: Suite,
+    *,
+    models: Sequence[str],
+    datasets: Sequence[str],
+    root: Path | None,
+    options: Mapping[str, Any],
+    correlations: Sequence[float],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    budget: Budget,
+) -> Request:
+    """Return a suite's request: what is asked for, over what the suite and the budget say.
+
+    Args:
+        suite: the suite.
+        models: URIs of encoders; the budget may have smaller ones in their place.
+        datasets: what to run on.
+        root: folder of the published data sets, or None.
+        options: of the data sets.
+        correlations: the suite's own where none is given.
+        methods: names of methods.
+        seeds: seeds.
+        budget: how much of everything.
+    """
+    # What the paper sets for a suite's data is not for what stands in for them.
+    own = bool(set(datasets) & set(suite.datasets))
+    return Request(
+        suite=suite.name,
+        models=tuple(budget.models.get(name, name) for name in models),
+        datasets=tuple(datasets),
+        root=root,
+        options=options,
+        correlations=tuple(correlations or suite.correlations),
+        methods=tuple(methods),
+        seeds=tuple(seeds),
+        budget=budget,
+        variants=suite.variants,
+        published=suite.settings if own else {},
+        head_settings=suite.head_settings if own else {},
+    )

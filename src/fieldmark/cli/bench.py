@@ -99,7 +99,7 @@ def bench(
     from fieldmark.benchmarks.budgets import change_budget, find_budget
     from fieldmark.benchmarks.methods import choose_methods
     from fieldmark.benchmarks.plugins import load_plugin
-    from fieldmark.benchmarks.suite import Request
+    from fieldmark.benchmarks.suite import make_request
     from fieldmark.benchmarks.suites import SUITES
     from fieldmark.core.registry import look_up
 
@@ -108,25 +108,18 @@ def bench(
     chosen = look_up(SUITES, suite, kind="suite")
     given = [_split(word) for word in set_ or []]
     amounts = change_budget(find_budget(budget), given)
-    models = model or ([] if chosen.many_encoders else [DEFAULT])
-    datasets = choose_datasets(chosen, given=data or (), root=root)
-    # What the paper sets for a suite's data is not for what stands in for them.
-    own = bool(set(datasets) & set(chosen.datasets))
-    request = Request(
-        suite=suite,
-        models=tuple(amounts.models.get(name, name) for name in models),
-        datasets=datasets,
+    request = make_request(
+        chosen,
+        models=model or ([] if chosen.many_encoders else [DEFAULT]),
+        datasets=choose_datasets(chosen, given=data or (), root=root),
         root=root,
         options={key: value for (where, key), value in given if where == "data"},
-        correlations=tuple(correlation or chosen.correlations),
+        correlations=correlation or (),
         methods=choose_methods(methods.split(",")) if chosen.methods else (),
-        seeds=tuple(range(seeds)),
+        seeds=range(seeds),
         budget=amounts,
-        variants=chosen.variants,
-        published=chosen.settings if own else {},
-        head_settings=chosen.head_settings if own else {},
     )
-    if not own:
+    if not data and not set(request.datasets) & set(chosen.datasets):
         say(f"no published data (--root): {suite} runs on {', '.join(request.datasets)}")
     with show_progress() as report:
         run_bench(
