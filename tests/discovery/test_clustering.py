@@ -26,7 +26,11 @@ from fieldmark.discovery.medoids import (
     swap,
     swap_nearby,
 )
-from fieldmark.discovery.silhouettes import compute_cosine_silhouettes, compute_silhouettes
+from fieldmark.discovery.silhouettes import (
+    compute_clipped_silhouettes,
+    compute_cosine_silhouettes,
+    compute_silhouettes,
+)
 
 
 @parametrize_with_checks([CosineMedoids()])
@@ -373,8 +377,33 @@ def test_samples_come_near_the_whole():
     assert sampled.inertia_ <= one.inertia_
     theirs = silhouette_score(values, sampled.labels_, metric="cosine")
     assert sampled.silhouette_ == pytest.approx(theirs, abs=1e-6)
+    values = np.random.default_rng(0).normal(size=(1200, 3))
     clipped = CosineMedoids(10, sample_above=1000, sample_rows=100, clip=True).fit(values)
-    assert np.isnan(clipped.silhouette_)
+    distances = compute_cosine_distances(values, clip=True)
+    theirs = silhouette_score(distances, clipped.labels_, metric="precomputed")
+    assert clipped.silhouette_ == pytest.approx(theirs, abs=1e-6)
+
+
+def test_clipped_silhouettes_of_some_rows_are_those_of_the_whole(monkeypatch):
+    values = np.random.default_rng(1).normal(size=(500, 3))
+    values[7] = values[8]
+    values[9] = 0
+    labels = np.random.default_rng(2).integers(0, 140, 500)
+    labels[:3] = 200
+    whole = compute_silhouettes(compute_cosine_distances(values, clip=True), labels)
+    rows = np.array([0, 7, 8, 9, 499, 3])
+    found = compute_clipped_silhouettes(values, labels, rows=rows)
+    np.testing.assert_allclose(found, whole[rows], atol=1e-5)
+    assert np.isnan(compute_clipped_silhouettes(values, np.zeros(500, int), rows=rows)).all()
+    monkeypatch.setattr("fieldmark.discovery.clustering._SILHOUETTES", 300)
+    fits = [
+        CosineMedoids(5, sample_above=400, sample_rows=100, clip=True).fit(values) for _ in range(2)
+    ]
+    assert fits[0].silhouette_ == fits[1].silhouette_
+    exact = silhouette_score(
+        compute_cosine_distances(values, clip=True), fits[0].labels_, metric="precomputed"
+    )
+    assert 0 < abs(fits[0].silhouette_ - exact) < 0.05
 
 
 def test_more_clusters_than_a_sample_has_distinct_rows():

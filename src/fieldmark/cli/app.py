@@ -22,6 +22,7 @@ VERBS: Mapping[str, str] = MappingProxyType(
         "bap": "pre-train an encoder to ignore backgrounds, or train a control of it",
         "evaluate": "zero-shot and probe accuracy by group, with intervals",
         "bench": "every method on every data set, and the studies, beside the paper's figures",
+        "discover": "region clusters that a model spuriously ties to a class, with pictures",
         "export": "write an encoder for open_clip or transformers",
     }
 )

@@ -10,11 +10,13 @@ Shape letters: n images, R regions, C clusters that have a region, Y labels, D e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import ConvergenceWarning
 
 from fieldmark.core.errors import InputError, UsageError
 from fieldmark.discovery.candidates import Candidate, Discovery, LabelGap
@@ -111,6 +113,7 @@ def discover(
 
     Returns:
         The candidates, none where nothing is found, and the reason why the others were left out.
+        What the clusterer warns of (`ConvergenceWarning`) is among the notes.
 
     Raises:
         InputError: the clusterer gives no cluster, or it cannot fit these regions.
@@ -127,20 +130,37 @@ def discover(
         >>> found.candidates, found.reason
         ((), 'of 2 clusters 2 left out: no label has images both with and without it (2)')
     """
-    try:
-        clusterer.fit(evidence.regions)
-    except ValueError as error:
-        raise InputError(
-            f"{len(evidence.regions)} regions cannot be clustered ({error})",
-            mend="ask for fewer clusters or give more regions",
-        ) from error
-    return judge_clusters(
+    notes = _fit(clusterer, evidence.regions)
+    found = judge_clusters(
         evidence,
         clusterer.labels_,
         medoids=getattr(clusterer, "medoid_indices_", None),
         vocabulary=vocabulary,
         config=config,
     )
+    return replace(found, notes=(*found.notes, *notes))
+
+
+def _fit(clusterer: Clusterer, regions: NDArray[np.float32]) -> tuple[str, ...]:
+    """Fit the clusterer and return what it warns of, a line each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        try:
+            clusterer.fit(regions)
+        except ValueError as error:
+            raise InputError(
+                f"{len(regions)} regions cannot be clustered ({error})",
+                mend="ask for fewer clusters or give more regions",
+            ) from error
+    notes = []
+    for warning in caught:
+        if issubclass(warning.category, ConvergenceWarning):
+            notes.append("clustering: " + " ".join(str(warning.message).split()))
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    return tuple(dict.fromkeys(notes))
 
 
 def judge_clusters(

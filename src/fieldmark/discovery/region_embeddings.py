@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from fieldmark.core.errors import InputError
+from fieldmark.core.errors import InputError, UnknownNameError
 from fieldmark.discovery.regions import Regions
 from fieldmark.models.adapter import DualEncoder
 from fieldmark.models.device import pick_dtype
@@ -29,8 +29,9 @@ from fieldmark.models.embed import Images, Precision, Progress
 from fieldmark.models.embedding_cache import EmbeddingCache, open_embedding_cache
 from fieldmark.models.encoder import Encoder, normalise
 from fieldmark.models.regions import AlignsBoxes, cut_boxes
+from fieldmark.models.token_regions import encode_box_tokens, pool_box_tokens
 
-Way = Literal["align", "crop"]
+Way = Literal["align", "crop", "tokens", "pool"]
 # A killed run loses less than this.
 SHARD = 2048
 
@@ -41,7 +42,8 @@ class RegionEmbeddings:
 
     Attributes:
         values: (R,D) float32 of unit norm.
-        way: `align` on the feature map in front of the attention pool, or `crop` and encode.
+        way: `align` on the feature map in front of the attention pool, `crop` and encode, run the
+            blocks on the box's `tokens` alone, or `pool` the box's tokens after the last block.
         reused: how many distinct regions came from the cache.
         computed: how many distinct regions were embedded now.
     """
@@ -69,10 +71,13 @@ def embed_regions(
         encoder: any encoder; its own weights stay as they are.
         images: the n images that the regions are of.
         regions: in pixels of this encoder's input.
-        way: the encoder's own by default (`find_way`); `crop` works with every encoder.
+        way: the encoder's own by default (`find_way`). `crop` works with every encoder, `tokens`
+            with ViT and ConvNeXt towers, `pool` with every tower that gives tokens, `align` with a
+            ResNet of CLIP. `pool` runs each image once, the others each region.
         cache: folder to keep embeddings in, by content of image, box, way, weights and
             preprocessing.
-        batch_size: regions at once. Memory grows with it and with (R,D), not with n.
+        batch_size: regions at once; `pool` keeps the regions of an image together. Memory grows
+            with it and with (R,D), not with n.
         precision: of the weights during extraction, as in `models.embed.embed_images`.
         progress: called with how many distinct regions are done and how many there are.
 
@@ -80,6 +85,8 @@ def embed_regions(
         InputError: the regions are of other images or of another input size, an embedding is not
             finite, the encoder aligns no boxes, or the cache is damaged.
         ImageError: an image cannot be read.
+        UnknownNameError: there is no such way.
+        UnsupportedEncoderError: the tower does not bear `tokens` or `pool`.
 
     Example:
         >>> from PIL import Image
@@ -152,6 +159,8 @@ def _check(encoder: Encoder, images: Images, *, regions: Regions, way: Way | Non
             where=regions.source,
             mend="make them with the spec of an encoder of one square input",
         )
+    if way is not None and way not in get_args(Way):
+        raise UnknownNameError("way to embed regions", way, get_args(Way))
     own = find_way(encoder)
     if way == "align" and own != "align":
         raise InputError(
@@ -198,8 +207,8 @@ def _embed_rows(
     placed = encoder if same else encoder.place(dtype=dtype)
     held: dict[int, Tensor] = {}
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="read") as pool:
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
+        for batch in _cut_batches(regions.images[rows], size=size, whole=way == "pool"):
+            part = rows[batch]
             owners = regions.images[part]
             members = np.unique(owners).tolist()
             missing = [image for image in members if image not in held]
@@ -222,7 +231,24 @@ def _embed_rows(
             yield part.tolist(), vectors
 
 
+def _cut_batches(owners: NDArray[np.int64], *, size: int, whole: bool) -> Iterator[slice]:
+    """Cut rows into batches of `size`; of `whole` images, if one of them fills it, a larger one."""
+    start = 0
+    while start < len(owners):
+        stop = min(start + size, len(owners))
+        if whole and stop < len(owners):
+            first = int(np.searchsorted(owners, owners[stop], "left"))
+            last = int(np.searchsorted(owners, owners[stop], "right"))
+            stop = first if first > start else last
+        yield slice(start, stop)
+        start = stop
+
+
 def _embed(encoder: Encoder, pixels_BCHW: Tensor, *, boxes: list[Tensor], way: Way) -> Tensor:
+    if way == "tokens":
+        return torch.cat(encode_box_tokens(encoder, pixels_BCHW, boxes))
+    if way == "pool":
+        return torch.cat(pool_box_tokens(encoder, pixels_BCHW, boxes))
     if way == find_way(encoder):
         return torch.cat(encoder.encode_regions(pixels_BCHW, boxes))
     # Bicubic enlargement overshoots, which 8 bits could not hold.

@@ -81,6 +81,40 @@ def compute_from_directions(directions_ND: Floats, labels: Indices) -> NDArray[n
     return silhouettes
 
 
+def compute_clipped_silhouettes(
+    X_ND: ArrayLike, labels_N: ArrayLike, *, rows: ArrayLike
+) -> NDArray[np.float64]:
+    """Return silhouettes of some rows under cosine distance clipped to 1, by blocks.
+
+    Args:
+        X_ND: embeddings of any length.
+        labels_N: clusters from 0 on.
+        rows: (M,) row numbers; their distances to all N rows count.
+
+    Returns:
+        (M,) as `compute_silhouettes`.
+
+    Example:
+        >>> X = [[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]
+        >>> compute_clipped_silhouettes(X, [0, 0, 1], rows=[0, 2]).tolist()
+        [1.0, 0.0]
+    """
+    directions = to_directions(np.atleast_2d(np.asarray(X_ND)))
+    labels, chosen = np.asarray(labels_N, dtype=np.intp), np.asarray(rows, dtype=np.intp)
+    counts = np.bincount(labels)
+    if np.count_nonzero(counts) < 2:
+        return np.full(len(chosen), np.nan)
+    grouping = group_columns(labels, len(counts), dtype=directions.dtype)
+    silhouettes = np.empty(len(chosen))
+    for part in iterate_blocks(len(chosen), len(labels)):
+        block = chosen[part]
+        distances = np.clip(1 - directions[block] @ directions.T, 0, 1)
+        distances[np.arange(len(block)), block] = 0
+        sums = sum_by_cluster(distances, grouping).astype(np.float64)
+        silhouettes[part] = _compare(sums, labels[block], counts)
+    return silhouettes
+
+
 def _compare(sums_BK: NDArray[np.float64], own: Indices, counts_K: Indices) -> NDArray[np.float64]:
     """Return (b - a) / max(a, b) from each row's sum of distances to every cluster."""
     rows = np.arange(len(own))

@@ -34,6 +34,9 @@ from fieldmark.models.encoder import EncoderSpec, normalise
 
 # Losses (B,) of a batch from its unit embeddings (B,D) and its targets (B,...).
 Loss = Callable[[Tensor, Tensor], Tensor]
+# Embeddings (E,D) of a batch from the tower, its normalised images (B,3,S,S) and its targets. E is
+# B, or more where parts of the images are embedded too.
+Embed = Callable[[nn.Module, Tensor, Tensor], Tensor]
 # Learning rate from the number of a step, of all steps, and the highest rate.
 Schedule = Callable[[int, int, float], float]
 
@@ -98,6 +101,16 @@ class Trained:
     stopped_early: bool
 
 
+def embed_images(tower: nn.Module, image_BCHW: Tensor, target: Tensor) -> Tensor:
+    """Embed whole images, whatever their targets: (B,D), any length."""
+    embedded: Tensor = tower(image_BCHW)
+    return embedded
+
+
+def _never(epochs: int) -> bool:
+    return False
+
+
 @dataclass
 class _Session:
     modules: nn.ModuleDict
@@ -105,6 +118,7 @@ class _Session:
     folder: Path
     steps_an_epoch: int
     config: TrainingConfig
+    stop: Callable[[int], bool]
     losses: list[LossRow] = field(default_factory=list)
     step: int = 0
 
@@ -114,7 +128,12 @@ class _Session:
 
     @property
     def finished(self) -> bool:
-        return self.step >= self.total or _has_converged(self)
+        return self.step >= self.total or _has_converged(self) or self._is_stopped
+
+    @property
+    def _is_stopped(self) -> bool:
+        epochs, rest = divmod(self.step, self.steps_an_epoch)
+        return epochs > 0 and not rest and self.stop(epochs)
 
 
 def train(
@@ -131,6 +150,9 @@ def train(
     processes: Processes | None = None,
     progress: Callable[[TrainingProgress], None] | None = None,
     on_epoch: Callable[[int], None] | None = None,
+    embed: Embed = embed_images,
+    stop: Callable[[int], bool] = _never,
+    freeze_norms: bool = True,
 ) -> Trained:
     """Train an image tower, going on from a checkpoint in `folder` if there is one.
 
@@ -149,6 +171,10 @@ def train(
         progress: called after each step, in the first process.
         on_epoch: called with the number of each epoch that has ended, before its checkpoint, in
             the first process; after a resumption perhaps a second time.
+        embed: what the loss is given of a batch; the whole images' embeddings by default.
+        stop: called with how many epochs have ended, after `on_epoch` and again at a resumption;
+            true ends the run. Every process must get the same answer.
+        freeze_norms: keep the statistics of batch norms as they are.
 
     Returns:
         The tower and its losses. On the CPU a killed run that is resumed ends with the same bits
@@ -156,11 +182,14 @@ def train(
     """
     processes = processes or Processes()
     steps = batches.steps_an_epoch
-    session = _open_session(tower, head, steps_an_epoch=steps, config=config, folder=folder)
+    session = _open_session(
+        tower, head, steps_an_epoch=steps, config=config, folder=folder, stop=stop
+    )
     processes.wait()
     if processes.first:
         write_losses(folder, session.losses)
-    freeze_batch_norm(session.modules)
+    prepare = freeze_batch_norm if freeze_norms else nn.Module.train
+    prepare(session.modules)
     device = next(session.modules.parameters()).device
     saved = started = time.monotonic()
     seen = 0
@@ -168,13 +197,13 @@ def train(
         # Dropout, where a tower has any: the same masks whether or not the run was resumed here.
         torch.manual_seed(derive_seed(seed, "step", session.step, processes.rank))
         _set_rates(session, schedule)
-        row = _take_step(session, batch, spec=spec, loss=loss, processes=processes)
+        row = _take_step(session, batch, spec=spec, embed=embed, loss=loss, processes=processes)
         seen += batch.total
         if processes.first:
             append_loss(folder, row)
             if on_epoch is not None and session.step % steps == 0:
                 on_epoch(row.epoch)
-                freeze_batch_norm(session.modules)
+                prepare(session.modules)
             if session.finished or time.monotonic() - saved >= config.checkpoint_seconds:
                 optimizer = session.optimizer
                 save_checkpoint(folder, session.modules, optimizer=optimizer, step=session.step)
@@ -195,13 +224,14 @@ def _open_session(
     steps_an_epoch: int,
     config: TrainingConfig,
     folder: Path,
+    stop: Callable[[int], bool],
 ) -> _Session:
     modules = nn.ModuleDict({"tower": tower} if head is None else {"tower": tower, "head": head})
     groups = [{"params": tower.parameters(), "peak": config.learning_rate}]
     if head is not None:
         groups.append({"params": head.parameters(), "peak": config.head_learning_rate})
     optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay)
-    session = _Session(modules, optimizer, folder, steps_an_epoch, config)
+    session = _Session(modules, optimizer, folder, steps_an_epoch, config, stop)
     folder.mkdir(parents=True, exist_ok=True)
     session.step = load_checkpoint(folder, modules, optimizer=optimizer)
     session.losses = read_losses(folder, before=session.step)
@@ -234,7 +264,13 @@ def _set_rates(session: _Session, schedule: Schedule) -> None:
 
 
 def _take_step(
-    session: _Session, batch: Batch, *, spec: EncoderSpec, loss: Loss, processes: Processes
+    session: _Session,
+    batch: Batch,
+    *,
+    spec: EncoderSpec,
+    embed: Embed,
+    loss: Loss,
+    processes: Processes,
 ) -> LossRow:
     config, tower = session.config, session.modules["tower"]
     image, target, count = batch
@@ -245,7 +281,7 @@ def _take_step(
         if not len(part):  # more processes than images in the last batch of an epoch
             continue
         with training_autocast(image.device, pick_dtype(config.precision)):
-            embedding = tower(normalise(part, spec=spec, dtype=torch.float32))
+            embedding = embed(tower, normalise(part, spec=spec, dtype=torch.float32), wanted)
         losses = loss(functional.normalize(embedding.float(), dim=-1), wanted)
         (losses.sum() / count).backward()
         summed += losses.detach().double().sum()
@@ -266,8 +302,10 @@ def average_epochs(losses: Sequence[LossRow]) -> list[float]:
         >>> average_epochs([LossRow(0, 0, 1.0, 0.1), LossRow(1, 0, 3.0, 0.1)])
         [2.0]
     """
-    epochs = sorted({row.epoch for row in losses})
-    return [float(np.mean([row.loss for row in losses if row.epoch == epoch])) for epoch in epochs]
+    by_epoch: dict[int, list[float]] = {}
+    for row in losses:
+        by_epoch.setdefault(row.epoch, []).append(row.loss)
+    return [float(np.mean(by_epoch[epoch])) for epoch in sorted(by_epoch)]
 
 
 def _has_converged(session: _Session) -> bool:

@@ -230,14 +230,34 @@ class ModifiedResNet:
         ViLLA and RegionCLIP (facts/peers_and_layouts.md 3.1): one sample a bin for the whole image,
         so that the box of the whole image gives the image's own embedding.
         """
+        features = catch_input(self.visual, pixels_BCHW, at=self.visual.layer4)
+        return self._finish(self._align(features, boxes, width=pixels_BCHW.shape[-1]))
+
+    def embed_image_and_boxes(
+        self, pixels_BCHW: Tensor, boxes: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Embed images (B,D) and their boxes (R,D); the stages to layer 3 run once for both."""
+        features = catch_input(self.visual, pixels_BCHW, at=self.visual.layer4)
+        images = self._finish(features)
+        if not any(len(rows) for rows in boxes):
+            # A batch norm in training refuses a batch of none.
+            return images, images[:0]
+        return images, self._finish(self._align(features, boxes, width=pixels_BCHW.shape[-1]))
+
+    def _align(self, features: Tensor, boxes: list[Tensor], *, width: int) -> Tensor:
         from torchvision.ops import roi_align
 
-        visual = self.visual
-        features = catch_input(visual, pixels_BCHW, at=visual.layer4)
         rows = [box.to(device=features.device, dtype=features.dtype) for box in boxes]
-        scale = features.shape[-1] / pixels_BCHW.shape[-1]
-        aligned = roi_align(
-            features, rows, 2 * self.grid[0], spatial_scale=scale, sampling_ratio=0, aligned=True
+        aligned: Tensor = roi_align(
+            features,
+            rows,
+            2 * self.grid[0],
+            spatial_scale=features.shape[-1] / width,
+            sampling_ratio=0,
+            aligned=True,
         )
-        embedded: Tensor = visual.attnpool(visual.layer4(aligned))
+        return aligned
+
+    def _finish(self, features: Tensor) -> Tensor:
+        embedded: Tensor = self.visual.attnpool(self.visual.layer4(features))
         return embedded

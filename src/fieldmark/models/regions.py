@@ -28,6 +28,12 @@ class AlignsBoxes(Protocol):
         """Embed all boxes of all images: (R,D)."""
         ...
 
+    def embed_image_and_boxes(
+        self, pixels_BCHW: Tensor, boxes: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Embed images (B,D) and all their boxes (R,D), what they share once."""
+        ...
+
 
 def encode_boxes(
     image_tower: nn.Module, tower: Tower, pixels_BCHW: Tensor, boxes: list[Tensor]
@@ -46,18 +52,78 @@ def encode_boxes(
     Raises:
         InputError: a box without area or outside of its image.
     """
-    height, width = pixels_BCHW.shape[-2:]
-    for index, rows in enumerate(boxes):
-        check_boxes(rows, height=height, width=width, where=f"image {index}")
+    check_all_boxes(pixels_BCHW, boxes)
     counts = [len(rows) for rows in boxes]
     if isinstance(tower, AlignsBoxes):
         embedded = tower.embed_boxes(pixels_BCHW, boxes)
     else:
-        crops = cut_boxes(pixels_BCHW, boxes)
-        # One pass over nothing gives the width of an embedding to a list of no boxes.
-        parts = [image_tower(part) for part in crops.split(BATCH)]
-        embedded = torch.cat(parts)
+        embedded = _embed_crops(image_tower, pixels_BCHW, boxes)
     return list(functional.normalize(embedded.float(), dim=-1).split(counts))
+
+
+def encode_image_and_boxes(
+    image_tower: nn.Module, tower: Tower | None, pixels_BCHW: Tensor, boxes: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Embed images and boxes of them, differentiably, for training.
+
+    A tower that aligns boxes runs the stages that images and boxes share once. Other towers embed
+    the images, then the crops, so batch norms see the images by themselves.
+
+    Args:
+        image_tower: from pixels to raw embeddings.
+        tower: the same in pieces, over the same weights; None where there are none, and boxes are
+            cropped.
+        pixels_BCHW: (B,3,S,S), normalised.
+        boxes: for each image (R_i,4), x0 y0 x1 y1 in pixels of the input; R_i may be 0.
+
+    Returns:
+        The raw embeddings of the images (B,D), as `image_tower` gives them, and for each image
+        float32 (R_i,D) of unit norm.
+
+    Raises:
+        InputError: a box without area or outside of its image.
+
+    Example:
+        >>> tower = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> pixels = torch.zeros(1, 3, 4, 4)
+        >>> pixels[:, 0], pixels[:, 1, :2] = 1, 1
+        >>> images, regions = encode_image_and_boxes(
+        ...     tower, None, pixels, [torch.tensor([[0, 2, 4, 4]])]
+        ... )
+        >>> images.tolist(), regions[0].round(decimals=3).tolist()
+        ([[1.0, 0.5, 0.0]], [[1.0, 0.0, 0.0]])
+    """
+    check_all_boxes(pixels_BCHW, boxes)
+    counts = [len(rows) for rows in boxes]
+    if tower is not None and isinstance(tower, AlignsBoxes):
+        images, embedded = tower.embed_image_and_boxes(pixels_BCHW, boxes)
+    else:
+        images = image_tower(pixels_BCHW)
+        # A batch norm in training refuses a batch of none.
+        has_boxes = any(counts)
+        embedded = _embed_crops(image_tower, pixels_BCHW, boxes) if has_boxes else images[:0]
+    return images, list(functional.normalize(embedded.float(), dim=-1).split(counts))
+
+
+def check_all_boxes(pixels_BCHW: Tensor, boxes: list[Tensor]) -> None:
+    """Raise unless there are boxes (R_i,4) for each image, and all lie in it.
+
+    Raises:
+        InputError: the image and the box are named.
+    """
+    height, width = pixels_BCHW.shape[-2:]
+    if len(boxes) != len(pixels_BCHW):
+        raise InputError(
+            f"boxes of {len(boxes)} images do not fit {len(pixels_BCHW)} images",
+            mend="give a tensor (R,4) for each image, (0,4) where there is none",
+        )
+    for index, rows in enumerate(boxes):
+        check_boxes(rows, height=height, width=width, where=f"image {index}")
+
+
+def _embed_crops(image_tower: nn.Module, pixels_BCHW: Tensor, boxes: list[Tensor]) -> Tensor:
+    # One pass over nothing gives the width of an embedding to a list of no boxes.
+    return torch.cat([image_tower(part) for part in cut_boxes(pixels_BCHW, boxes).split(BATCH)])
 
 
 def check_boxes(boxes: Tensor, *, height: int, width: int, where: object) -> None:
