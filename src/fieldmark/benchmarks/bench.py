@@ -50,7 +50,7 @@ def choose_datasets(suite: Suite, *, given: Sequence[str], root: Path | None) ->
     """
     if given:
         return tuple(given)
-    if root is not None and suite.datasets:
+    if suite.datasets and (root is not None or suite.packaged):
         return suite.datasets
     built = tuple(name for name in suite.datasets if name in STAND_INS)
     return built or STAND_INS
@@ -88,7 +88,7 @@ def run_bench(
         raise UsageError(f"suite {suite.name} has nothing to do with what it was given")
     run = start_run(out, "bench", arguments=_describe(request), seeds=request.seeds, resume=resume)
     shelf = Store(store or out / "store")
-    outcomes = run_jobs(
+    outcomes = (suite.run or run_jobs)(
         jobs,
         store=shelf,
         device=device,

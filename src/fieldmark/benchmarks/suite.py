@@ -9,6 +9,7 @@ from typing import Any
 
 from fieldmark.benchmarks.budgets import Budget
 from fieldmark.benchmarks.jobs import Job, TaskRef
+from fieldmark.benchmarks.runner import Outcome
 from fieldmark.benchmarks.store import Measured
 from fieldmark.data.datasets import DATASETS
 from fieldmark.report.tables import Table
@@ -111,6 +112,9 @@ class Suite:
         settings: settings of recipes that the paper has for its data, where no budget says else.
         head_settings: settings of heads that the paper has for its data.
         many_encoders: whether it compares encoders, and has a list of its own of them.
+        run: what runs its jobs, where `runner.run_jobs` does not.
+        model: the encoder that it takes by default, or nothing for that of all suites.
+        packaged: whether packages carry all its data sets, so that none has to stand in.
     """
 
     name: str
@@ -124,6 +128,9 @@ class Suite:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     head_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     many_encoders: bool = False
+    run: Callable[..., list[Outcome]] | None = None
+    model: str = ""
+    packaged: bool = False
 
 
 def make_request(

@@ -110,7 +110,7 @@ def bench(
     amounts = change_budget(find_budget(budget), given)
     request = make_request(
         chosen,
-        models=model or ([] if chosen.many_encoders else [DEFAULT]),
+        models=model or ([] if chosen.many_encoders else [chosen.model or DEFAULT]),
         datasets=choose_datasets(chosen, given=data or (), root=root),
         root=root,
         options={key: value for (where, key), value in given if where == "data"},

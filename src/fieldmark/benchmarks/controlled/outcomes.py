@@ -5,10 +5,12 @@ Shape letters: n images, R regions, Y classes, D embedding dimensions.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +22,9 @@ from fieldmark.discovery.clustering import CosineMedoids
 from fieldmark.discovery.cosine import find_nearest
 from fieldmark.discovery.discoverers import DISCOVERERS
 from fieldmark.discovery.evidence import Evidence, gather_evidence, predict_zero_shot
-from fieldmark.discovery.rankings import Clustered
+from fieldmark.discovery.distilling_failures import FailureConfig, find_failure_direction
+from fieldmark.discovery.domino import DominoConfig, find_worst_slice
+from fieldmark.discovery.rankings import Clustered, Discoverer, RankedRegions
 from fieldmark.methods.mitigation.captions import assign_labels, parse_captions
 from fieldmark.methods.mitigation.config import MitigationConfig
 from fieldmark.methods.mitigation.fine_tune import mitigate
@@ -34,10 +38,19 @@ from fieldmark.models.regions import encode_image_and_boxes
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
+Way = Literal["auto", "crop"]
 STANDARD = "standard"
 _BATCH = 128
 # RaVL's Precision@K, and how many regions of a cluster it looks at.
 FIRST = 10
+# Two rivals are stronger where they are told whether the image is named right, not the region.
+COMPARED: Mapping[str, Discoverer] = {
+    **DISCOVERERS,
+    "domino-image": functools.partial(find_worst_slice, config=DominoConfig(outputs="image")),
+    "distilling-failures-image": functools.partial(
+        find_failure_direction, config=FailureConfig(outputs="image")
+    ),
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,11 +95,13 @@ class Learned:
         epsilon_1: accuracy on the target class with the feature less that without it.
         epsilon_2: the largest loss of accuracy with the feature over the other classes.
         accuracy: over all images.
+        count: how many images.
     """
 
     epsilon_1: float
     epsilon_2: float
     accuracy: float
+    count: int
 
     @property
     def strength(self) -> float:
@@ -129,10 +144,19 @@ def fine_tune(
     return made.encoder
 
 
-def look(encoder: Encoder, images: ControlledImages) -> Looked:
-    """Embed images and their regions, each image's shared stages once."""
+def look(encoder: Encoder, images: ControlledImages, *, way: Way) -> Looked:
+    """Embed images and their regions.
+
+    Args:
+        encoder: in float32.
+        images: of its input size.
+        way: `auto` aligns boxes where the encoder can, once through the stages that images and
+            boxes share; `crop` never does.
+    """
     tower = encoder.image_tower.eval()
-    pieces = encoder.library.take_apart(encoder.model) if isinstance(encoder, DualEncoder) else None
+    pieces = None
+    if way == "auto" and isinstance(encoder, DualEncoder):
+        pieces = encoder.library.take_apart(encoder.model)
     device = next(tower.parameters()).device
     starts = np.searchsorted(images.owners, np.arange(len(images) + 1))
     whole, parts = [], []
@@ -172,7 +196,10 @@ def measure_tie(predictions: NDArray[np.int64], images: ControlledImages, *, cod
 
     others = [-gap(label) for label in np.unique(images.labels).tolist() if label != code]
     return Learned(
-        epsilon_1=gap(code), epsilon_2=max(others), accuracy=float(right.mean())
+        epsilon_1=gap(code),
+        epsilon_2=max(others),
+        accuracy=float(right.mean()),
+        count=len(right),
     )
 
 
@@ -197,23 +224,35 @@ def cluster_regions(evidence: Evidence, *, seed: int) -> CosineMedoids:
 
 def measure_discoverers(
     prepared: Prepared, evidence: Evidence, clusters: CosineMedoids, *, seed: int
-) -> Mapping[str, Precision]:
+) -> dict[str, Precision]:
     """Measure Precision@10 of every way of discovering."""
-    images = prepared.evaluation
-    planted = images.shows == len(prepared.setting.classes)
-    clustered = Clustered(
-        labels=np.asarray(clusters.labels_, np.int64),
-        medoids=np.asarray(clusters.medoid_indices_, np.int64),
-    )
+    planted, clustered = _mark_planted(prepared), _read_clusters(clusters)
     return {
         name: measure_precision(planted[discover(evidence, clustered, seed).rows], k=FIRST)
-        for name, discover in DISCOVERERS.items()
+        for name, discover in COMPARED.items()
     }
 
 
-def mark_spurious(
-    encoder: Encoder, prepared: Prepared, *, centres: Floats, cluster: int
-) -> Bools:
+def find_top(
+    prepared: Prepared, evidence: Evidence, clusters: CosineMedoids
+) -> tuple[RankedRegions, Precision]:
+    """Return the cluster that RaVL puts first, and its Precision@10."""
+    ranked = DISCOVERERS["ravl"](evidence, _read_clusters(clusters), 0)
+    return ranked, measure_precision(_mark_planted(prepared)[ranked.rows], k=FIRST)
+
+
+def _mark_planted(prepared: Prepared) -> Bools:
+    return np.asarray(prepared.evaluation.shows == len(prepared.setting.classes))
+
+
+def _read_clusters(clusters: CosineMedoids) -> Clustered:
+    return Clustered(
+        labels=np.asarray(clusters.labels_, np.int64),
+        medoids=np.asarray(clusters.medoid_indices_, np.int64),
+    )
+
+
+def mark_spurious(encoder: Encoder, prepared: Prepared, *, centres: Floats, cluster: int) -> Bools:
     """Assign the fine-tuning set's regions to the nearest medoid (RaVL section 4.1).
 
     Args:
@@ -222,7 +261,7 @@ def mark_spurious(
         centres: (C,D) embedding of each medoid.
         cluster: the one that is taken for spurious.
     """
-    regions = look(encoder, prepared.tuning).regions
+    regions = look(encoder, prepared.tuning, way=prepared.config.regions).regions
     return np.asarray(find_nearest(regions, centres, clip=False).labels == cluster)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fieldmark.benchmarks.suite import Suite
-from fieldmark.benchmarks.suites import robustness, studies
+from fieldmark.benchmarks.suites import ravl, robustness, studies
 
-SUITES: Mapping[str, Suite] = {suite.name: suite for suite in (*robustness.SUITES, *studies.SUITES)}
+SUITES: Mapping[str, Suite] = {
+    suite.name: suite for suite in (*robustness.SUITES, *ravl.SUITES, *studies.SUITES)
+}

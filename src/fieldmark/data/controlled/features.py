@@ -174,9 +174,7 @@ _CUTOUTS: Mapping[str, str] = {
 FEATURES: Mapping[str, Draw] = {
     "red-rectangle": functools.partial(_draw_rectangle, colour=(220, 30, 30)),
     "blue-rectangle": functools.partial(_draw_rectangle, colour=(40, 70, 220)),
-    "green-triangle": functools.partial(
-        _draw_polygon, colour=(40, 190, 60), corners=_TRIANGLE
-    ),
+    "green-triangle": functools.partial(_draw_polygon, colour=(40, 190, 60), corners=_TRIANGLE),
     "yellow-star": functools.partial(_draw_polygon, colour=(240, 210, 40), corners=_star()),
     "purple-ring": functools.partial(_draw_ring, colour=(160, 60, 200)),
     "stripes": functools.partial(

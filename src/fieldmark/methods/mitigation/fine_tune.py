@@ -142,7 +142,7 @@ def mitigate(
         material=material,
         kind=kind,
         objective=objective,
-        embed=_make_embed(trainee, material) if kind.regions else embed_images,
+        embed=_make_embed(trainee, material, way=config.regions) if kind.regions else embed_images,
         state=state,
     )
     return _train(run, config=config, seed=seed, folder=folder, progress=progress)

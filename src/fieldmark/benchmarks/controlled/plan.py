@@ -1,0 +1,124 @@
+"""Which controlled settings there are, and what is asked of each (RaVL section 3.2, appendix B)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fieldmark.benchmarks.controlled.captioned import COCO, open_coco
+from fieldmark.benchmarks.jobs import Job, TaskRef
+from fieldmark.benchmarks.suite import Request
+from fieldmark.core.errors import UsageError
+from fieldmark.core.seeds import generator
+from fieldmark.data.controlled.canvases import PLACES
+from fieldmark.data.controlled.coco_settings import draw_settings as draw_coco_settings
+from fieldmark.data.controlled.features import FEATURES
+from fieldmark.data.controlled.images import Setting
+from fieldmark.data.controlled.objects import DOMAINS
+from fieldmark.models.load import load_encoder
+
+DISCOVERY, MITIGATION = "controlled discovery", "controlled mitigation"
+# How many classes a label set has; RaVL has 10 on digits and garments, 2 to 5 on COCO.
+_WIDTHS: Mapping[str, tuple[int, ...]] = {"digits": (5,), "fashion": (5,), "stamps": (2, 3, 4)}
+_CORRELATIONS = (0.9, 0.95, 0.99)
+_SIZES = (0.5, 0.7, 0.9)
+AMOUNTS: Mapping[str, Any] = {
+    "settings": 60,
+    "mitigations": 12,
+    "least_precision": 0.6,
+    "tuning": 1200,
+    "evaluation": 600,
+    "epochs": 3,
+    "batch_size": 64,
+    "learning_rate": 2e-3,
+}
+
+
+def draw_settings(domain: str, *, count: int, seed: int = 0) -> list[Setting]:
+    """Draw settings of a drawn domain: every feature in turn, all else at random.
+
+    Args:
+        domain: a key of `DOMAINS`.
+        count: how many.
+        seed: of the draw.
+
+    Example:
+        >>> [setting.feature for setting in draw_settings("digits", count=2)]
+        ['red-rectangle', 'blue-rectangle']
+    """
+    random = generator(seed, "controlled settings", domain)
+    classes, features = DOMAINS[domain].classes, list(FEATURES)
+    settings = []
+    for number in range(count):
+        width = int(random.choice(_WIDTHS[domain]))
+        chosen = tuple(str(name) for name in random.choice(classes, width, replace=False))
+        settings.append(
+            Setting(
+                domain=domain,
+                feature=features[number % len(features)],
+                # Half of the settings have the feature anywhere.
+                place=str(random.choice(PLACES)) if number % 2 else "any",
+                size=float(random.choice(_SIZES)),
+                classes=chosen,
+                target=chosen[int(random.integers(width))],
+                correlation=float(random.choice(_CORRELATIONS)),
+                draw=number,
+            )
+        )
+    return settings
+
+
+def plan_ravl(request: Request) -> list[Job]:
+    """Plan every setting's discovery, and the mitigation of some.
+
+    Raises:
+        UsageError: a data set that is no domain.
+    """
+    amounts = {key: request.budget.study.get(key, value) for key, value in AMOUNTS.items()}
+    jobs = []
+    for domain in request.datasets:
+        drawn = _draw(request, domain, count=int(amounts["settings"]))
+        jobs += [_plan(request, one, DISCOVERY, amounts=amounts) for one in drawn]
+        # Every feature comes about as often as in the whole.
+        step = max(1, len(drawn) // max(1, int(amounts["mitigations"])))
+        few = drawn[::step] if amounts["mitigations"] else []
+        jobs += [_plan(request, one, MITIGATION, amounts=amounts) for one in few]
+    return sorted(jobs, key=lambda job: job.measure)
+
+
+def _draw(request: Request, domain: str, *, count: int) -> list[Setting]:
+    if domain in DOMAINS:
+        return draw_settings(domain, count=count)
+    if domain != COCO:
+        known = ", ".join([*DOMAINS, COCO])
+        raise UsageError(f"{domain!r} is no domain of controlled settings", mend=f"known: {known}")
+    if request.root is None:
+        raise UsageError("the domain coco needs COCO's files", mend="give their folder by --root")
+    encoder = load_encoder(request.models[0])
+    views = [open_coco(request.root, tied=tied, encoder=encoder) for tied in (True, False)]
+    return list(draw_coco_settings(*views, count=count, seed=0))
+
+
+def _plan(request: Request, setting: Setting, measure: str, *, amounts: Mapping[str, Any]) -> Job:
+    arguments = {k: v for k, v in amounts.items() if k not in ("settings", "mitigations")}
+    return Job(
+        task=TaskRef(dataset=setting.domain, root=request.root, options=write_setting(setting)),
+        model=request.models[0],
+        measure=measure,
+        arguments={**arguments, "seeds": list(request.seeds)},
+        suite=request.suite,
+        setting=setting.name,
+    )
+
+
+def write_setting(setting: Setting) -> dict[str, Any]:
+    """Return a setting as JSON values."""
+    return {**{k: v for k, v in vars(setting).items() if k != "domain"},
+            "classes": list(setting.classes)}  # fmt: skip
+
+
+def read_setting(ref: TaskRef) -> Setting:
+    """Return the setting that a job is about."""
+    options: Mapping[str, Any] = ref.options
+    classes: Sequence[str] = options["classes"]
+    return Setting(domain=ref.dataset, **{**options, "classes": tuple(classes)})
