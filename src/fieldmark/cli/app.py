@@ -23,6 +23,7 @@ VERBS: Mapping[str, str] = MappingProxyType(
         "evaluate": "zero-shot and probe accuracy by group, with intervals",
         "bench": "every method on every data set, and the studies, beside the paper's figures",
         "discover": "region clusters that a model spuriously ties to a class, with pictures",
+        "mitigate": "fine-tune an encoder so that it ignores what discover found",
         "export": "write an encoder for open_clip or transformers",
     }
 )

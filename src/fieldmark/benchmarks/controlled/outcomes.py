@@ -21,9 +21,9 @@ from fieldmark.data.controlled.images import ControlledImages, Setting
 from fieldmark.discovery.clustering import CosineMedoids
 from fieldmark.discovery.cosine import find_nearest
 from fieldmark.discovery.discoverers import DISCOVERERS
-from fieldmark.discovery.evidence import Evidence, gather_evidence, predict_zero_shot
 from fieldmark.discovery.distilling_failures import FailureConfig, find_failure_direction
 from fieldmark.discovery.domino import DominoConfig, find_worst_slice
+from fieldmark.discovery.evidence import Evidence, gather_evidence, predict_zero_shot
 from fieldmark.discovery.rankings import Clustered, Discoverer, RankedRegions
 from fieldmark.methods.mitigation.captions import assign_labels, parse_captions
 from fieldmark.methods.mitigation.config import MitigationConfig

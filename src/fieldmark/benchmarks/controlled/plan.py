@@ -19,7 +19,7 @@ from fieldmark.models.load import load_encoder
 
 DISCOVERY, MITIGATION = "controlled discovery", "controlled mitigation"
 # How many classes a label set has; RaVL has 10 on digits and garments, 2 to 5 on COCO.
-_WIDTHS: Mapping[str, tuple[int, ...]] = {"digits": (5,), "fashion": (5,), "stamps": (2, 3, 4)}
+_WIDTHS: Mapping[str, tuple[int, ...]] = {"digits": (5,), "fashion": (5,), "stamps": (2, 3)}
 _CORRELATIONS = (0.9, 0.95, 0.99)
 _SIZES = (0.5, 0.7, 0.9)
 AMOUNTS: Mapping[str, Any] = {
