@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from fieldmark.benchmarks.controlled.outcomes import COMPARED
 from fieldmark.benchmarks.store import Measured
 from fieldmark.benchmarks.suite import Exhibit, Found
 from fieldmark.benchmarks.suites.ravl_discovery import TAUS
@@ -156,6 +157,30 @@ def test_losses_are_weak_settings_and_those_behind_a_rival():
     assert first["best rival"] == pytest.approx(0.4)
     assert (first["strength"], first["cluster size"]) == (25, 12)
     assert "3 of 5" in exhibit.note
+
+
+def test_rivals_that_are_told_of_images_stand_beside_those_told_of_regions():
+    precision = {name: [0.5] for name in reversed(list(COMPARED))} | {"ravl": [0.4]}
+    drawn = draw([measure("d stripes", strength=50, precision=precision)])
+    assert [names for (names,) in read_table(drawn["ravl-table-1"])] == [
+        "random",
+        "Distilling Failures",
+        "Distilling Failures (image's errors)",
+        "George",
+        "Domino",
+        "Domino (image's errors)",
+        "Spurious-Aware Detection",
+        "RaVL",
+    ]
+    assert [names for (names,) in read_table(drawn["ravl-table-2"])] == [
+        "unweighted gap only",
+        "gap only",
+        "RaVL",
+    ]
+    (loss,) = read_table(drawn["ravl-losses"])
+    assert "Domino, Domino (image's errors), Spurious-Aware Detection" in loss[3]
+    every = {texts for one in list_tables(drawn) for line in one.lines for texts in line.names}
+    assert not every & set(COMPARED) - {"random"}
 
 
 def test_a_list_without_losses_says_of_how_many():

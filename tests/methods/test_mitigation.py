@@ -16,11 +16,12 @@ from fieldmark.core.errors import (
     RunExistsError,
     UnknownNameError,
 )
+from fieldmark.data.pixels import PixelArray
 from fieldmark.methods.mitigation.captions import assign_labels, parse_captions
 from fieldmark.methods.mitigation.config import MitigationConfig
 from fieldmark.methods.mitigation.fine_tune import Mitigated, mitigate
 from fieldmark.methods.mitigation.groups import RowBatches, group_images, weigh_rows
-from fieldmark.methods.mitigation.material import MitigationData, PixelArray, prepare_material
+from fieldmark.methods.mitigation.material import MitigationData, prepare_material
 from fieldmark.methods.mitigation.objectives import MITIGATIONS
 from fieldmark.methods.processes import Processes
 from fieldmark.models.encoder import Encoder

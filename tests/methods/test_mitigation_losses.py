@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from fieldmark.data.pixels import PixelArray
 from fieldmark.methods.mitigation.config import MitigationConfig
 from fieldmark.methods.mitigation.losses import (
     compute_clip_loss,
@@ -23,7 +24,7 @@ from fieldmark.methods.mitigation.losses import (
     compute_siglip_loss,
     compute_zero_shot_loss,
 )
-from fieldmark.methods.mitigation.material import MitigationData, PixelArray, prepare_material
+from fieldmark.methods.mitigation.material import MitigationData, prepare_material
 from fieldmark.methods.mitigation.objectives import (
     MITIGATIONS,
     Embedded,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,6 +17,7 @@ from fieldmark.core.errors import InputError
 from fieldmark.core.records import ResultRow, start_run
 from fieldmark.report.comparison import compare_methods
 from fieldmark.report.comparison_formats import render_comparison_csv
+from fieldmark.report.names import DASH
 from fieldmark.report.sections import Panel
 from fieldmark.report.sweep_page import (
     build_sweep_page,
@@ -23,6 +25,7 @@ from fieldmark.report.sweep_page import (
     draw_sweeps,
     write_sweep_page,
 )
+from fieldmark.report.tables import Line, Summary, Table
 from tests.report.test_browser import BROWSER, browse
 from tests.report.test_comparison import CLIP, REFUSED, ROWS, TEST
 
@@ -182,6 +185,43 @@ def test_the_worst_group_is_drawn_for_each_correlation() -> None:
 def test_further_panels_of_a_suite() -> None:
     panel = Panel(caption="Of my own", drawing=draw_sweeps(SWEPT)[0].drawing)
     assert "Of my own" in build_sweep_page([], manifest=make_manifest(), panels=[panel])
+
+
+def make_figure(mean: float, *, counts: tuple[int, int]) -> Summary:
+    none = math.nan
+    return Summary(
+        key={},
+        mean=mean,
+        deviation=none,
+        ci_low=none,
+        ci_high=none,
+        counts=counts,
+        seeds=1,
+        asked=1,
+    )
+
+
+def test_a_table_of_a_study_has_its_notes_and_no_count_of_nothing() -> None:
+    printed, nothing = make_figure(0.61, counts=(0, 0)), make_figure(math.nan, counts=(0, 0))
+    ours = make_figure(0.5, counts=(0, 3))
+    table = Table(
+        caption="Of a study",
+        headings=("Method",),
+        measures=("ours", "paper", "other"),
+        lines=(Line(names=("mine",), figures=(ours, printed, nothing)),),
+        notes=("Mind the gap.", NASTY),
+    )
+    page = build_sweep_page([], manifest=make_manifest(), tables=[table])
+    reader = Reader(page)
+    row = next(row for row in reader.rows if row and row[0] == "mine")
+    # What is undefined keeps its count.
+    assert row[1:] == ["0.500 n = 0 to 3", "0.610", f"{DASH} undefined n = 0"]
+    assert "Mind the gap." in reader.text
+    assert NASTY in reader.text
+    assert NASTY not in page
+    bare = dataclasses.replace(table, notes=())
+    without = build_sweep_page([], manifest=make_manifest(), tables=[bare])
+    assert without.count('class="notes"') == page.count('class="notes"') - 1
 
 
 def test_a_run_without_figures_or_notes() -> None:

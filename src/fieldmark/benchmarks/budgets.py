@@ -101,7 +101,21 @@ BUDGETS: Mapping[str, Budget] = {
         name="full",
         summary="the paper's settings at the encoder's own size: a GPU",
         data={"stamps": _WHOLE, "synthetic": _WHOLE},
-        study={"composites": 300_000, "backgrounds": 100_000, "sequences": 2_000},
+        study={
+            "composites": 300_000,
+            "backgrounds": 100_000,
+            "sequences": 2_000,
+            # RaVL: 620 fine-tuning sets, those of digits and garments of 40,000 images (B, D.2).
+            "settings": 155,
+            "mitigations": 155,
+            "tuning": 40_000,
+            "evaluation": 2_000,
+            "epochs": 100,
+            "batch_size": 128,
+            "learning_rate": 5e-5,
+            "patience": 10,
+            "validation_share": 0.05,
+        },
     ),
 }
 

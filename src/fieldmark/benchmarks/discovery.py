@@ -245,13 +245,13 @@ def note_dependence(table: ImageTable) -> tuple[str, ...]:
         ...     rows = "path,label,scene\na.png,cat,hill\nb.png,dog,hill\n"
         ...     for name in ("a.png", "b.png"): (Path(folder) / name).touch()
         ...     _ = (Path(folder) / "t.csv").write_text(rows)
-        ...     note_dependence(read_table(Path(folder) / "t.csv"))
-        ('2 images share 1 scenes, but intervals and p-values take them for independent',)
+        ...     print(*note_dependence(read_table(Path(folder) / "t.csv")))
+        2 images share 1 scenes, but are taken for independent: intervals may be too narrow...
     """
     shared = {"objects": table.objects, "scenes": table.scenes}
     return tuple(
-        f"{len(table)} images share {len(set(names))} {what}, but intervals and p-values take them "
-        "for independent"
+        f"{len(table)} images share {len(set(names))} {what}, but are taken for independent: "
+        "intervals may be too narrow, p-values too small"
         for what, names in shared.items()
         if names is not None and len(set(names)) < len(table)
     )

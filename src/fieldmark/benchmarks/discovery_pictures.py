@@ -156,7 +156,8 @@ def choose_images(scene: Scene, candidate: Candidate) -> Mapping[str, tuple[int,
     """Choose what to show of a candidate: how many there are, and (image, row of its region).
 
     Returns:
-        nearest: the regions nearest to the medoid.
+        nearest: images with the cluster, each by one region: first the regions that the candidate
+            names, then those nearest to the medoid. Ten pieces of one plate would show little.
         misled: images with the cluster that are wrongly named, where a class is tied to it, after
             that class; those whose region is nearest to the medoid first.
         missed: images of the tied class without the cluster that are wrongly named.
@@ -174,9 +175,11 @@ def choose_images(scene: Scene, candidate: Candidate) -> Mapping[str, tuple[int,
     shown = [(image, row) for image, row in rows.items() if misled[image]]
     absent = np.flatnonzero(missed & ~with_cluster).tolist()
     owners = evidence.owners
-    nearest: Chosen = [(int(owners[row]), row) for row in candidate.nearest]
+    nearest: dict[int, int] = {}
+    for row in (*candidate.nearest, *rows.values()):
+        nearest.setdefault(int(owners[row]), row)
     return {
-        "nearest": (len(members), nearest),
+        "nearest": (len(rows), list(nearest.items())),
         "misled": (len(shown), list(shown)),
         "missed": (len(absent), [(image, None) for image in absent]),
     }

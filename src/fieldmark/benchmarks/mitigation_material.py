@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from fieldmark.core.fetch import cache_dir
 from fieldmark.data.columns import Columns, read_columns
 from fieldmark.data.tables import ImageTable
 from fieldmark.discovery.cosine import find_nearest
+from fieldmark.discovery.evidence import normalise_rows
 from fieldmark.discovery.region_embeddings import Way, embed_regions
 from fieldmark.discovery.region_sources import make_regions
 from fieldmark.discovery.regions import Regions
@@ -140,13 +142,18 @@ def read_captions(plan: MitigationPlan) -> Captions:
         for prompt, label in zip(record.class_names, record.classes, strict=True)
     ]
     parsed = parse_captions(texts, names)
-    labels = assign_labels(parsed, several=request.several, seed=request.seed)
+    labels = assign_labels(
+        parsed,
+        several=request.several,
+        unnamed=train.labels if request.unnamed == "table" else None,
+        seed=request.seed,
+    )
     labelled = labels.any(axis=1)
     if not labelled.any():
         raise NotApplicableError(
             f"none of {len(texts)} captions names a class ({', '.join(record.class_names[:8])})",
             where=source,
-            mend="name classes as captions do, or give another --caption-column",
+            mend="discover with each --class-name as captions have it, or give another column",
         )
     own = labels[np.arange(len(texts)), train.labels]
     return Captions(
@@ -205,9 +212,8 @@ def embed_captions(encoder: Encoder, texts: Sequence[str], *, cache: Path | None
     distinct = tuple(dict.fromkeys(texts))
     place = {text: row for row, text in enumerate(distinct)}
     found = embed_vocabulary(encoder, distinct, templates=("{}",), cache=cache).embeddings
-    values = np.asarray(found, np.float32)
-    values = values / np.linalg.norm(values, axis=1, keepdims=True)
-    return values[[place[text] for text in texts]]
+    values = normalise_rows(found, what="caption")
+    return np.asarray(values[[place[text] for text in texts]], np.float32)
 
 
 def prepare_parts(plan: MitigationPlan, encoder: Encoder, *, report: Report) -> dict[str, Part]:
@@ -310,12 +316,11 @@ def embed_part(
     progress: Callable[[int, int], None],
 ) -> Floats:
     """Embed the regions of stored images as a discovery did: (R,D) of unit norm."""
-    ways: dict[str, Way] = {"align": "align", "crop": "crop", "tokens": "tokens", "pool": "pool"}
     return embed_regions(
         encoder,
         stored,
         regions=regions,
-        way=ways.get(way),
+        way=cast("Way", way),
         cache=cache,
         batch_size=batch_size,
         precision=precision,

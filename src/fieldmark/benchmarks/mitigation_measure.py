@@ -109,7 +109,7 @@ def measure_change(measuring: Measuring, before: Seen, after: Seen) -> tuple[Fig
     """
     part = measuring.part
     guesses = [predict_zero_shot(seen.images, measuring.prototypes) for seen in (before, after)]
-    correct = [guess == part.table.labels for guess in guesses]
+    correct = (guesses[0] == part.table.labels, guesses[1] == part.table.labels)
     return (
         *_compare_images(measuring, correct),
         *_compare_attributes(measuring, correct),
@@ -118,7 +118,7 @@ def measure_change(measuring: Measuring, before: Seen, after: Seen) -> tuple[Fig
     )
 
 
-def _compare_images(measuring: Measuring, correct: Sequence[Bools]) -> Iterator[Figure]:
+def _compare_images(measuring: Measuring, correct: tuple[Bools, Bools]) -> Iterator[Figure]:
     table = measuring.part.table
     groups = number_image_groups(table.labels, measuring.part.has_cluster)
     names = {
@@ -130,7 +130,7 @@ def _compare_images(measuring: Measuring, correct: Sequence[Bools]) -> Iterator[
     yield from _compare("image", correct, groups, names=names, units=units, measuring=measuring)
 
 
-def _compare_attributes(measuring: Measuring, correct: Sequence[Bools]) -> Iterator[Figure]:
+def _compare_attributes(measuring: Measuring, correct: tuple[Bools, Bools]) -> Iterator[Figure]:
     table = measuring.part.table
     if table.attributes is None:
         return
@@ -138,7 +138,7 @@ def _compare_attributes(measuring: Measuring, correct: Sequence[Bools]) -> Itera
     units = _number_objects(table.objects)
     figures = _compare(
         "acc",
-        [right[known] for right in correct],
+        (correct[0][known], correct[1][known]),
         table.group_ids()[known],
         names=table.group_names(),
         units=None if units is None else units[known],
@@ -169,7 +169,7 @@ def _compare_regions(measuring: Measuring, before: Floats, after: Floats) -> Ite
         group: f"y:{classes[label]}_image:{classes[image or 0]}"
         for group, (label, image) in meanings.items()
     }
-    correct = [(guess == shows)[known] for guess in guesses]
+    correct = ((guesses[0] == shows)[known], (guesses[1] == shows)[known])
     # Regions of one image are drawn together.
     units = owners[known]
     yield from _compare("region", correct, groups, names=names, units=units, measuring=measuring)
@@ -197,7 +197,7 @@ def code_regions(
 
 def _compare(
     kind: str,
-    correct: Sequence[Bools],
+    correct: tuple[Bools, Bools],
     groups: Ints,
     *,
     names: Mapping[int, str],
@@ -209,7 +209,7 @@ def _compare(
         estimate_groups(right, groups, known=names, clusters=units, seed=seed) for right in correct
     )
     for name, part in (("avg", np.zeros_like(groups)), ("wg", groups)):
-        difference = compare_worst_groups(*correct, part, clusters=units, seed=seed)
+        difference = compare_worst_groups(correct[0], correct[1], part, clusters=units, seed=seed)
         yield Figure(
             metric=f"{kind}_{name}",
             before=_pick(before, name),

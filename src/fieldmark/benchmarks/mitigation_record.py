@@ -97,15 +97,12 @@ def _list_notes(
         )
     if record.way not in ("align", "crop"):
         yield (
-            f"the discovery embedded regions by their {record.way}, training embeds them by the "
-            "encoder's own way, since only that can be trained here"
+            f"the discovery embedded regions by way {record.way}, which cannot be trained; "
+            "training embeds them by the encoder's own way"
         )
+    if all(part.regions.names is None for part in parts.values()):
+        yield f"there is no region accuracy, since {record.source} does not say what regions show"
     for name, part in parts.items():
-        if part.regions.names is None:
-            yield (
-                f"on split {name} there is no region accuracy, since {record.source} does not say "
-                "what regions show"
-            )
         without = len(part.table) - len(np.unique(part.regions.images))
         if without:
             yield f"{without} of {len(part.table)} images of split {name} have no region"

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fieldmark.benchmarks.discovery_record import DiscoveryRecord, read_discovery
 from fieldmark.benchmarks.sources import open_table
@@ -38,6 +38,7 @@ class MitigationRequest:
         splits: what is measured on; every split whose name starts with "test" by default, else val.
         caption_column: of the table; `caption` by default where there is one, else a prompt.
         several: what a caption that names several classes gives (`assign_labels`).
+        unnamed: what a caption that names none gives: no label (`skip`), or the `table`'s.
         config: settings of the training.
         seed: of the run.
         gallery: pictures of each cluster on the page at most.
@@ -59,6 +60,7 @@ class MitigationRequest:
     splits: tuple[str, ...] = ()
     caption_column: str | None = None
     several: Several = "skip"
+    unnamed: Literal["skip", "table"] = "skip"
     config: MitigationConfig = field(default_factory=MitigationConfig)
     seed: int = 0
     gallery: int = 12

@@ -57,6 +57,12 @@ SeveralLabels = Annotated[
         "--several", help="What a caption that names several classes gives: no label, one, or all."
     ),
 ]
+UnnamedLabels = Annotated[
+    Literal["skip", "table"],
+    typer.Option(
+        "--unnamed", help="What a caption that names no class gives: no label, or the table's."
+    ),
+]
 AllowOtherModel = Annotated[
     bool,
     typer.Option(
@@ -78,6 +84,7 @@ def mitigate(
     split: Splits = None,
     caption_column: CaptionColumn = None,
     several: SeveralLabels = "skip",
+    unnamed: UnnamedLabels = "skip",
     config: options.ConfigFile = None,
     set_: options.Set = None,
     gallery: Annotated[
@@ -114,6 +121,7 @@ def mitigate(
         splits=tuple(split or ()),
         caption_column=caption_column,
         several=several,
+        unnamed=unnamed,
         config=settings,
         seed=seed,
         gallery=gallery,
@@ -131,7 +139,7 @@ def print_mitigation(out: Path) -> None:
     """Print what a finished run changed, what limits it, and where its encoder and its page are."""
     from rich.console import Console
 
-    from fieldmark.report.mitigation_page import PAGE
+    from fieldmark.report.discovery_page import PAGE
     from fieldmark.report.mitigation_parts import read_mitigation_parts
     from fieldmark.report.mitigation_words import write_sentences, write_title
 
@@ -150,8 +158,7 @@ def _tabulate(one: Evaluation) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    from fieldmark.report.discovery_words import write_interval
-    from fieldmark.report.mitigation_words import METRICS, name_change
+    from fieldmark.report.mitigation_words import METRICS, name_change, write_ends
     from fieldmark.report.names import write_number
 
     table = Table(title=escape(f"Split {one.split}"))
@@ -163,6 +170,6 @@ def _tabulate(one: Evaluation) -> Table:
             table.add_row(
                 name_change(change),
                 *(write_number(value, digits=3) for value in numbers),
-                escape(write_interval(change.interval, digits=3)),
+                escape(write_ends(change.interval)),
             )
     return table

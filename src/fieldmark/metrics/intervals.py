@@ -139,7 +139,10 @@ def wilson_interval(hits: float, count: float, *, confidence: float = 0.95) -> I
     centre = share + z * z / (2 * count)
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     scale = 1 + z * z / count
-    return Interval(max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))
+    # Both ends are exact where they are 0 and 1, and rounding would leave 2e-17.
+    low = (centre - half) / scale if hits > 0 else 0.0
+    high = (centre + half) / scale if hits < count else 1.0
+    return Interval(max(0.0, low), min(1.0, high))
 
 
 def mean_and_deviation(values: ArrayLike) -> MeanDeviation:

@@ -247,16 +247,17 @@ class ModifiedResNet:
     def _align(self, features: Tensor, boxes: list[Tensor], *, width: int) -> Tensor:
         from torchvision.ops import roi_align
 
-        rows = [box.to(device=features.device, dtype=features.dtype) for box in boxes]
+        # It knows no half types on a CPU, and corners lose their fractions in 8 bits.
+        rows = [box.to(device=features.device, dtype=torch.float32) for box in boxes]
         aligned: Tensor = roi_align(
-            features,
+            features.float(),
             rows,
             2 * self.grid[0],
             spatial_scale=features.shape[-1] / width,
             sampling_ratio=0,
             aligned=True,
         )
-        return aligned
+        return aligned.to(features.dtype)
 
     def _finish(self, features: Tensor) -> Tensor:
         embedded: Tensor = self.visual.attnpool(self.visual.layer4(features))

@@ -209,7 +209,7 @@ def _title_strips(candidate: Candidate) -> dict[str, tuple[str, str]]:
     tied = candidate.tied_class
     taken = "named wrongly" if tied is None else f"wrongly taken for {tied}"
     return {
-        "nearest": ("Regions nearest to the middle of the cluster", "regions"),
+        "nearest": ("Images that have it, each by its region nearest to the middle", "images"),
         "misled": (f"Misled: images that have it and are {taken}", "images"),
         "missed": (f"Missed: images of {tied} that do not have it and are named wrongly", "images"),
     }

@@ -14,7 +14,6 @@ from typing import Any
 from fieldmark.core.atomic import write_text
 from fieldmark.core.records import read_run
 from fieldmark.report.discovery_page import BUDGET, PAGE, PAPER
-from fieldmark.report.discovery_words import write_interval
 from fieldmark.report.facts import Fact, list_facts
 from fieldmark.report.html import render_page
 from fieldmark.report.mitigation_parts import (
@@ -30,6 +29,7 @@ from fieldmark.report.mitigation_words import (
     list_counts,
     name_change,
     name_cluster,
+    write_ends,
     write_lead,
     write_sentences,
     write_title,
@@ -146,10 +146,7 @@ def _rank(value: float) -> float:
 
 
 def _write_line(change: Change) -> tuple[Cell, ...]:
-    difference = (
-        write_number(change.difference, digits=3),
-        write_interval(change.interval, digits=3),
-    )
+    difference = (write_number(change.difference, digits=3), write_ends(change.interval))
     return (
         (name_change(change), ""),
         _write_measured(change.before),
@@ -169,7 +166,7 @@ def _write_group(change: Change) -> tuple[Cell, ...]:
 
 
 def _write_measured(found: Measured) -> Cell:
-    return write_number(found.value, digits=3), write_interval(found.interval, digits=3)
+    return write_number(found.value, digits=3), write_ends(found.interval)
 
 
 def _write_counts(change: Change) -> str:
@@ -185,13 +182,14 @@ def _make_cards(parts: MitigationParts) -> tuple[tuple[Card, ...], int]:
         shots, used = _embed(pictures, room=room)
         room, left_out = room - used, left_out + len(pictures) - len(shots)
         heading = name_cluster(one)
+        sentence = (
+            "Training regions whose nearest medoid is that of this cluster: "
+            f"{int(one['regions']):,}, in {int(one['images']):,} images."
+        )
+        if shots:
+            sentence += " The nearest are shown, one of each image."
         cards.append(
-            Card(
-                heading=heading[:1].upper() + heading[1:],
-                sentence=f"{int(one['regions']):,} regions of {int(one['images']):,} training "
-                "images are nearest to its middle; those nearest are shown.",
-                shots=shots,
-            )
+            Card(heading=heading[:1].upper() + heading[1:], sentence=sentence, shots=shots)
         )
     return tuple(cards), left_out
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from fieldmark.metrics.intervals import Interval
 from fieldmark.report.discovery_words import write_interval
 from fieldmark.report.mitigation_parts import Change, Evaluation, MitigationParts
 from fieldmark.report.names import name, write_number
@@ -48,7 +49,9 @@ def write_title(parts: MitigationParts) -> str:
         return f"Worst-group accuracy rises from {before} to {after}"
     if found.interval.high < 0:
         return f"Worst-group accuracy falls from {before} to {after}"
-    return f"Worst-group accuracy is {before} before and {after} after, not told from chance"
+    return (
+        f"Worst-group accuracy is {before} before and {after} after: no difference told from chance"
+    )
 
 
 def write_lead(parts: MitigationParts) -> str:
@@ -109,8 +112,19 @@ def _tell(change: Change) -> str:
         write_number(value, digits=3)
         for value in (change.before.value, change.after.value, change.difference)
     )
-    interval = write_interval(change.interval, digits=3)
+    interval = write_ends(change.interval)
     return f"{before} before and {after} after, a difference of {gap} {interval}".rstrip()
+
+
+def write_ends(interval: Interval) -> str:
+    """Write an interval in brackets, nothing where it is undefined.
+
+    Example:
+        >>> write_ends(Interval(2e-17, 0.25))
+        '[0.000, 0.250]'
+    """
+    # Wilson's interval of no hit ends some 1e-17 above 0.
+    return write_interval(Interval(*(round(end, 9) for end in interval)), digits=3)
 
 
 def name_change(change: Change) -> str:

@@ -1,10 +1,13 @@
-"""COCO as a domain: real photographs, their captions and their annotated boxes (RaVL appendix B)."""
+"""COCO as a domain: photographs, their captions and their annotated boxes (RaVL appendix B)."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
 
 from fieldmark.core.fetch import cache_dir
 from fieldmark.data.controlled.coco import draw_coco_images
@@ -12,17 +15,16 @@ from fieldmark.data.controlled.coco_split import Frame, View, read_split, view_s
 from fieldmark.data.controlled.images import ControlledImages, Setting
 from fieldmark.discovery.regions import place_image
 from fieldmark.methods.mitigation.captions import parse_captions
-from fieldmark.models.encoder import Encoder
+from fieldmark.models.encoder import Encoder, EncoderSpec
 
 COCO = "coco"
 PROMPTS = ("there is a {}", "a photo of the {}", "a photo of a {}", "{}")
 
 
-def _parse(texts: Sequence[str], names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+def _parse(texts: Sequence[str], names: Sequence[Sequence[str]]) -> tuple[tuple[int, ...], ...]:
     return parse_captions(texts, names).mentions
 
 
-@functools.lru_cache(maxsize=2)
 def open_coco(root: Path, *, tied: bool, encoder: Encoder) -> View:
     """Read the split that fine-tuning sets (`tied`) or evaluation sets are drawn from.
 
@@ -31,14 +33,23 @@ def open_coco(root: Path, *, tied: bool, encoder: Encoder) -> View:
         tied: whether it is for fine-tuning.
         encoder: whose input boxes and pixels are in.
 
+    Returns:
+        The split as the encoder sees it; the last two are kept in memory.
+
     Raises:
         InputError: a file is missing or damaged.
     """
-    spec = encoder.spec
+    return _open_view(root, "train2017" if tied else "val2017", encoder.spec, encoder.preprocess)
+
+
+@functools.lru_cache(maxsize=2)
+def _open_view(
+    root: Path, split: str, spec: EncoderSpec, preprocess: Callable[[Image.Image], Tensor]
+) -> View:
     frame = Frame(
         side=spec.image_size,
         place=functools.partial(place_image, spec=spec),
-        prepare=lambda image: encoder.preprocess(image).numpy(),
+        prepare=lambda image: preprocess(image).numpy(),
         key={
             "side": spec.image_size,
             "mean": spec.mean,
@@ -46,14 +57,19 @@ def open_coco(root: Path, *, tied: bool, encoder: Encoder) -> View:
             "resize": spec.resize,
         },
     )
-    split = read_split(root, split="train2017" if tied else "val2017")
-    return view_split(split, frame, parse=_parse)
+    return view_split(read_split(root, split=split), frame, parse=_parse)
 
 
 def draw_photographs(
     setting: Setting, view: View, *, tied: bool, per_class: int
 ) -> ControlledImages:
     """Return the photographs of a setting, decoded once and kept in the cache.
+
+    Args:
+        setting: what is tied to what.
+        view: from `open_coco`, of the same `tied`.
+        tied: whether the feature goes with the target (a fine-tuning set) or with no class.
+        per_class: most images of a class.
 
     Raises:
         NotApplicableError: there are too few; the message says how many.

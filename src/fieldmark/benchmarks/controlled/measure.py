@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from fieldmark.benchmarks.controlled.captioned import (
 )
 from fieldmark.benchmarks.controlled.outcomes import (
     STANDARD,
+    Bools,
     Learned,
     Looked,
     Prepared,
@@ -37,14 +40,39 @@ from fieldmark.core.records import ResultRow
 from fieldmark.data.controlled.canvases import draw_images
 from fieldmark.data.controlled.images import ControlledImages, Setting
 from fieldmark.data.controlled.objects import DOMAINS, open_objects
-from fieldmark.discovery.discoverers import DISCOVERERS
 from fieldmark.methods.mitigation.config import MitigationConfig
-from fieldmark.methods.mitigation.objectives import MITIGATIONS
 from fieldmark.models.encoder import Encoder
 
 FINE_TUNED = "fine-tuned"
 # Points by which a model must have learned the tie in every seed (RaVL's lowest tau).
 VALID = 10.0
+
+
+class Variant(NamedTuple):
+    """A way of training a tie away: a key of `MITIGATIONS`, and what is changed of it.
+
+    Attributes:
+        method: the key.
+        reduction: of the region terms.
+        core: see `mark_spurious`.
+    """
+
+    method: str
+    reduction: Literal["mean", "sum"] = "mean"
+    core: float = 1.0
+
+
+# Two of them are also ways of discovering, whose rows stand beside these.
+VARIANTS: Mapping[str, Variant] = {
+    "upsampled": Variant("upsampled"),
+    "vl-erm": Variant("vl-erm"),
+    "vl-gdro": Variant("vl-gdro"),
+    "spurious-aware-mitigation": Variant("spurious-aware"),
+    "ravl-mitigation": Variant("ravl"),
+    # Equation 3 sums over the batch; by default here it is the mean, as in ViLLA.
+    "ravl-sum-mitigation": Variant("ravl", reduction="sum"),
+    "ravl-core-mitigation": Variant("ravl", reduction="sum", core=0.5),
+}
 # Objects pasted on photographs have boxes that lie between the cells of a feature map.
 _CROPPED = ("stamps",)
 
@@ -56,6 +84,16 @@ def measure(job: Job, encoder: Encoder, *, report: Callable[[str], None]) -> Mea
         job: measure `controlled discovery` or `controlled mitigation`.
         encoder: to be fine-tuned.
         report: told what is under way.
+
+    Returns:
+        Of a discovery, whether each seed learned the tie, up to the first that did not, and where
+        all did, Precision@10 of every way of discovering in each seed. Of a mitigation, in the
+        first seed, what each way of fine-tuning leaves; nothing where the tie was not learned or
+        not discovered.
+
+    Raises:
+        NotApplicableError: there are no images enough for the setting.
+        UsageError: the setting is none of its domain's.
     """
     prepared = prepare(job, encoder)
     doing = _discover if job.measure == DISCOVERY else _mitigate
@@ -65,8 +103,13 @@ def measure(job: Job, encoder: Encoder, *, report: Callable[[str], None]) -> Mea
 def prepare(job: Job, encoder: Encoder) -> Prepared:
     """Draw the images of a job's setting and embed its classes.
 
+    Args:
+        job: what is asked.
+        encoder: to be fine-tuned.
+
     Raises:
-        NotApplicableError: COCO has too few images for it.
+        NotApplicableError: the domain has too few images for it.
+        UsageError: the setting is none of its domain's.
     """
     setting, amounts = read_setting(job.task), job.arguments
     sets = [_draw(setting, encoder, job=job, tied=tied) for tied in (True, False)]
@@ -114,6 +157,11 @@ def _draw(setting: Setting, encoder: Encoder, *, job: Job, tied: bool) -> Contro
 def find_files(root: Path | None, domain: str) -> Path | None:
     """Return the folder under `root` with a domain's own files, None where the package's serve.
 
+    Args:
+        root: folder of the user's files, or None.
+        domain: `digits` lies in `mnist`, `fashion` in `fashion-mnist`, and `coco` in `coco` or in
+            `root` itself.
+
     Example:
         >>> find_files(None, "digits") is None
         True
@@ -137,7 +185,8 @@ def _discover(job: Job, prepared: Prepared, *, report: Callable[[str], None]) ->
         if not 100 * ties[-1].strength >= VALID:
             break
     rows = list(_list_ties(blank, ties, seeds=list(seen)))
-    strength = min(100 * tie.strength for tie in ties)
+    # Undefined in one seed is undefined.
+    strength = float(np.min([100 * tie.strength for tie in ties]))
     rows.append(blank(FINE_TUNED, "strength", strength, len(prepared.evaluation), 0))
     if strength >= VALID:
         for seed, looked in seen.items():
@@ -183,37 +232,38 @@ def _mitigate(job: Job, prepared: Prepared, *, report: Callable[[str], None]) ->
     least = float(job.arguments["least_precision"])
     if not (100 * tie.strength >= VALID and precision.value > least):
         return Measured(notes={**about, "left out": "not learned, or not discovered"})
-    spurious = mark_spurious(
-        model,
-        prepared,
-        centres=evidence.regions[np.asarray(clusters.medoid_indices_)],
-        cluster=int(clusters.labels_[ranked.rows[0]]),
-    )
+    top = int(clusters.labels_[ranked.rows[0]])
+    regions = look(model, prepared.tuning, way=prepared.config.regions).regions
+    mark = functools.partial(mark_spurious, regions, evidence.regions, clusters, cluster=top)
     rows = [
         # Without a method, the model is fine-tuned as the one was that was discovered on.
         blank(name, metric, value, count, seed)
         for name in (FINE_TUNED, STANDARD)
         for metric, (value, count) in measure_mitigated(prepared, looked).items()
     ]
-    for name in MITIGATIONS:
-        if name != STANDARD:
-            report(name)
-            mended = fine_tune(prepared, method=name, seed=seed, spurious=spurious)
-            after = look(mended, prepared.evaluation, way=prepared.config.regions)
-            rows += [
-                blank(_name_mitigation(name), metric, value, count, seed)
-                for metric, (value, count) in measure_mitigated(prepared, after).items()
-            ]
-    planted = prepared.tuning.shows == len(prepared.setting.classes)
+    for name, variant in VARIANTS.items():
+        report(name)
+        after = _train_away(prepared, variant, seed=seed, spurious=mark(core=variant.core))
+        rows += [
+            blank(name, metric, value, count, seed)
+            for metric, (value, count) in measure_mitigated(prepared, after).items()
+        ]
+    spurious, planted = mark(), prepared.tuning.shows == len(prepared.setting.classes)
     about["marked"] = int(spurious.sum())
     about["marked that show the feature"] = int((spurious & planted).sum())
     about["regions with the feature"] = int(planted.sum())
     return Measured(rows=tuple(rows), notes=about)
 
 
-def _name_mitigation(name: str) -> str:
-    # Both are also ways of discovering, whose rows stand beside these.
-    return f"{name}-mitigation" if name in DISCOVERERS else name
+def _train_away(prepared: Prepared, variant: Variant, *, seed: int, spurious: Bools) -> Looked:
+    changed = prepared.config.model_copy(update={"reduction": variant.reduction})
+    mended = fine_tune(
+        dataclasses.replace(prepared, config=changed),
+        method=variant.method,
+        seed=seed,
+        spurious=spurious,
+    )
+    return look(mended, prepared.evaluation, way=prepared.config.regions)
 
 
 def _row(

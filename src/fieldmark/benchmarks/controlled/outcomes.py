@@ -105,8 +105,8 @@ class Learned:
 
     @property
     def strength(self) -> float:
-        """The smaller of both."""
-        return min(self.epsilon_1, self.epsilon_2)
+        """The smaller of both; NaN where either is."""
+        return float(np.minimum(self.epsilon_1, self.epsilon_2))
 
 
 def fine_tune(
@@ -185,7 +185,8 @@ def measure_tie(predictions: NDArray[np.int64], images: ControlledImages, *, cod
         code: the target class.
 
     Returns:
-        NaN where a group has no image.
+        Epsilon 1 is NaN where the target has no image with the feature or none without it, epsilon
+        2 where that is so of another class that has images, or where none has.
     """
     right = predictions == images.labels
 
@@ -197,14 +198,19 @@ def measure_tie(predictions: NDArray[np.int64], images: ControlledImages, *, cod
     others = [-gap(label) for label in np.unique(images.labels).tolist() if label != code]
     return Learned(
         epsilon_1=gap(code),
-        epsilon_2=max(others),
+        epsilon_2=float(np.max(others)) if others else float("nan"),
         accuracy=float(right.mean()),
         count=len(right),
     )
 
 
 def gather(prepared: Prepared, looked: Looked) -> Evidence:
-    """Return what a discovery is given: the evaluation set and its true boxes."""
+    """Return what a discovery is given: the evaluation set and its true boxes.
+
+    Args:
+        prepared: the setting.
+        looked: from `look` at its evaluation set.
+    """
     images = prepared.evaluation
     return gather_evidence(
         regions=looked.regions,
@@ -217,7 +223,12 @@ def gather(prepared: Prepared, looked: Looked) -> Evidence:
 
 
 def cluster_regions(evidence: Evidence, *, seed: int) -> CosineMedoids:
-    """Cluster regions: 2|Y| to 5|Y| clusters, chosen by silhouette (RaVL appendix D.1)."""
+    """Cluster regions: 2|Y| to 5|Y| clusters, chosen by silhouette (RaVL appendix D.1).
+
+    Args:
+        evidence: from `gather`.
+        seed: of the clustering.
+    """
     width = len(evidence.classes)
     return CosineMedoids((2 * width, 5 * width), random_state=seed).fit(evidence.regions)
 
@@ -225,7 +236,17 @@ def cluster_regions(evidence: Evidence, *, seed: int) -> CosineMedoids:
 def measure_discoverers(
     prepared: Prepared, evidence: Evidence, clusters: CosineMedoids, *, seed: int
 ) -> dict[str, Precision]:
-    """Measure Precision@10 of every way of discovering."""
+    """Measure Precision@10 of every way of discovering.
+
+    Args:
+        prepared: the setting.
+        evidence: from `gather`.
+        clusters: from `cluster_regions`.
+        seed: of the ways that draw.
+
+    Returns:
+        By the keys of `COMPARED`; NaN where a way found nothing.
+    """
     planted, clustered = _mark_planted(prepared), _read_clusters(clusters)
     return {
         name: measure_precision(planted[discover(evidence, clustered, seed).rows], k=FIRST)
@@ -236,7 +257,16 @@ def measure_discoverers(
 def find_top(
     prepared: Prepared, evidence: Evidence, clusters: CosineMedoids
 ) -> tuple[RankedRegions, Precision]:
-    """Return the cluster that RaVL puts first, and its Precision@10."""
+    """Return the cluster that RaVL puts first, and its Precision@10.
+
+    Args:
+        prepared: the setting.
+        evidence: from `gather`.
+        clusters: from `cluster_regions`.
+
+    Returns:
+        No regions and NaN where RaVL finds nothing.
+    """
     ranked = DISCOVERERS["ravl"](evidence, _read_clusters(clusters), 0)
     return ranked, measure_precision(_mark_planted(prepared)[ranked.rows], k=FIRST)
 
@@ -252,21 +282,43 @@ def _read_clusters(clusters: CosineMedoids) -> Clustered:
     )
 
 
-def mark_spurious(encoder: Encoder, prepared: Prepared, *, centres: Floats, cluster: int) -> Bools:
-    """Assign the fine-tuning set's regions to the nearest medoid (RaVL section 4.1).
+def mark_spurious(
+    regions: Floats, found: Floats, clusters: CosineMedoids, *, cluster: int, core: float = 1.0
+) -> Bools:
+    """Assign regions of the fine-tuning set to the nearest medoid (RaVL section 4.1).
 
     Args:
-        encoder: the model that was discovered on.
-        prepared: the setting.
-        centres: (C,D) embedding of each medoid.
+        regions: (R,D) of the fine-tuning set, of the model that was discovered on.
+        found: (m,D) regions that were clustered.
+        clusters: their clusters.
         cluster: the one that is taken for spurious.
+        core: 1 takes all regions nearest to its medoid, as the paper does; a smaller share only
+            those as near to it as the nearest `core` of its own regions.
+
+    Returns:
+        (R,) which regions are marked.
     """
-    regions = look(encoder, prepared.tuning, way=prepared.config.regions).regions
-    return np.asarray(find_nearest(regions, centres, clip=False).labels == cluster)
+    centres = found[np.asarray(clusters.medoid_indices_)]
+    marked = find_nearest(regions, centres, clip=False).labels == cluster
+    if core < 1:
+        own = found[np.asarray(clusters.labels_) == cluster] @ centres[cluster]
+        marked &= regions @ centres[cluster] >= np.quantile(own, 1 - core)
+    return np.asarray(marked)
 
 
 def measure_mitigated(prepared: Prepared, looked: Looked) -> dict[str, tuple[float, int]]:
-    """Measure Table 3's four metrics: value in [0, 1] and how many images or regions."""
+    """Measure Table 3's four metrics.
+
+    A group of images is a class with or without the feature; a group of regions is what they show.
+
+    Args:
+        prepared: the setting.
+        looked: from `look` at its evaluation set.
+
+    Returns:
+        `image_avg`, `image_wg`, `region_avg` and `region_wg`: value in [0, 1], and how many images
+        or regions it rests on.
+    """
     images, width = prepared.evaluation, len(prepared.setting.classes)
     whole = summarise_images(
         predict_zero_shot(looked.images, prepared.prototypes),

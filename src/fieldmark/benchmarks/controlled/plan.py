@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fieldmark.benchmarks.controlled.captioned import COCO, open_coco
+from fieldmark.benchmarks.controlled.small_encoder import NAME
 from fieldmark.benchmarks.jobs import Job, TaskRef
 from fieldmark.benchmarks.suite import Request
 from fieldmark.core.errors import UsageError
@@ -32,6 +33,12 @@ AMOUNTS: Mapping[str, Any] = {
     "batch_size": 64,
     "learning_rate": 2e-3,
 }
+# Not part of a job that does not ask for them: all images are trained on, to the last epoch.
+_EARLY_STOPPING = ("validation_share", "patience")
+# Amounts that may be 0, and that need not be whole.
+_FREE = ("mitigations", "least_precision", "validation_share")
+_FRACTIONS = ("least_precision", "learning_rate", "validation_share")
+_EXAMPLES = {**AMOUNTS, "validation_share": 0.05, "patience": 10}
 
 
 def draw_settings(domain: str, *, count: int, seed: int = 0) -> list[Setting]:
@@ -40,7 +47,7 @@ def draw_settings(domain: str, *, count: int, seed: int = 0) -> list[Setting]:
     Args:
         domain: a key of `DOMAINS`.
         count: how many.
-        seed: of the draw.
+        seed: of the draw; the first settings of a longer list are the same.
 
     Example:
         >>> [setting.feature for setting in draw_settings("digits", count=2)]
@@ -71,10 +78,19 @@ def draw_settings(domain: str, *, count: int, seed: int = 0) -> list[Setting]:
 def plan_ravl(request: Request) -> list[Job]:
     """Plan every setting's discovery, and the mitigation of some.
 
+    Args:
+        request: its data sets are domains; its budget's `study` may have other amounts than
+            `AMOUNTS`, and `validation_share` and `patience` for early stopping.
+
+    Returns:
+        All discoveries, then all mitigations.
+
     Raises:
-        UsageError: a data set that is no domain.
+        UsageError: a data set that is no domain, an amount that is no number, or COCO without its
+            files or an encoder.
+        NotApplicableError: COCO bears fewer settings; the message says how many.
     """
-    amounts = {key: request.budget.study.get(key, value) for key, value in AMOUNTS.items()}
+    amounts = _read_amounts(request.budget.study)
     jobs = []
     for domain in request.datasets:
         drawn = _draw(request, domain, count=int(amounts["settings"]))
@@ -86,6 +102,22 @@ def plan_ravl(request: Request) -> list[Job]:
     return sorted(jobs, key=lambda job: job.measure)
 
 
+def _read_amounts(study: Mapping[str, Any]) -> dict[str, Any]:
+    amounts = {key: study.get(key, value) for key, value in AMOUNTS.items()}
+    amounts |= {key: study[key] for key in _EARLY_STOPPING if key in study}
+    for key, value in amounts.items():
+        kinds = (int, float) if key in _FRACTIONS else (int,)
+        number = isinstance(value, kinds) and not isinstance(value, bool)
+        if not number or not (value > 0 or (value == 0 and key in _FREE)):
+            kind = "number" if key in _FRACTIONS else "whole number"
+            least = "0 or more" if key in _FREE else "above 0"
+            raise UsageError(
+                f"study.{key}={value} is no {kind} {least}",
+                mend=f"write a {kind} such as {_EXAMPLES[key]}",
+            )
+    return amounts
+
+
 def _draw(request: Request, domain: str, *, count: int) -> list[Setting]:
     if domain in DOMAINS:
         return draw_settings(domain, count=count)
@@ -94,6 +126,11 @@ def _draw(request: Request, domain: str, *, count: int) -> list[Setting]:
         raise UsageError(f"{domain!r} is no domain of controlled settings", mend=f"known: {known}")
     if request.root is None:
         raise UsageError("the domain coco needs COCO's files", mend="give their folder by --root")
+    if request.models[0] == NAME:
+        raise UsageError(
+            "the domain coco has no small encoder",
+            mend="give one by --model, such as open_clip:RN50/openai",
+        )
     encoder = load_encoder(request.models[0])
     views = [open_coco(request.root, tied=tied, encoder=encoder) for tied in (True, False)]
     return list(draw_coco_settings(*views, count=count, seed=0))

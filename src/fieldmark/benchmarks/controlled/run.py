@@ -74,4 +74,6 @@ def _run(job: Job, encoder: Encoder, *, report: Report) -> Measured:
 def _open(model: str, domain: str, *, device: str, report: Report) -> Encoder:
     if model != NAME:
         return load_encoder(model, device=pick_device(device))
-    return open_small_encoder(domain, report=lambda *step: report("small encoder", *step, domain))
+    return open_small_encoder(
+        domain, report=lambda done, total: report("small encoder", done, total, domain)
+    )

@@ -31,9 +31,10 @@ from fieldmark.data.controlled.canvases import draw_images
 from fieldmark.data.controlled.features import FEATURES
 from fieldmark.data.controlled.images import ControlledImages, Setting
 from fieldmark.data.controlled.objects import DOMAINS, open_objects
+from fieldmark.data.pixels import PixelArray
 from fieldmark.methods.mitigation.config import MitigationConfig
 from fieldmark.methods.mitigation.fine_tune import mitigate
-from fieldmark.methods.mitigation.material import MitigationData, PixelArray
+from fieldmark.methods.mitigation.material import MitigationData
 from fieldmark.models.adapter import DualEncoder, fingerprint
 from fieldmark.models.conv_towers import ModifiedResNet
 from fieldmark.models.encoder import EncoderSpec

@@ -32,14 +32,25 @@ from fieldmark.report.tables import Line, Summary, Table
 
 TAUS = (10, 20, 30, 40)
 RAVL = "ravl"
-RIVALS = ("random", "distilling-failures", "george", "domino", "spurious-aware")
+RIVALS = (
+    "random",
+    "distilling-failures",
+    "distilling-failures-image",
+    "george",
+    "domino",
+    "domino-image",
+    "spurious-aware",
+)
 ABLATIONS = ("unweighted-gap-only", "gap-only")
 ORDER = (*RIVALS, *ABLATIONS, RAVL)
 METHODS = {
     "random": "random",
     "distilling-failures": "Distilling Failures",
+    # Told whether the image is named right, not the region.
+    "distilling-failures-image": "Distilling Failures (image's errors)",
     "george": "George",
     "domino": "Domino",
+    "domino-image": "Domino (image's errors)",
     "spurious-aware": "Spurious-Aware Detection",
     "unweighted-gap-only": "unweighted gap only",
     "gap-only": "gap only",

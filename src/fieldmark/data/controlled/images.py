@@ -6,50 +6,14 @@ Shape letters: n images, R regions, S the side of an image in pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fieldmark.core.errors import UsageError
+from fieldmark.data.pixels import PixelSource
 
 Ints = NDArray[np.int64]
-
-
-class PixelSource(Protocol):
-    """Square images of one size."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-        ...
-
-    def read(self, indices: Ints, /) -> Tensor:
-        """Return some of them: uint8 (b,3,S,S)."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class PixelArray:
-    """Images in memory.
-
-    Attributes:
-        values: uint8 (n,3,S,S).
-
-    Example:
-        >>> PixelArray(np.zeros((2, 3, 4, 4), np.uint8)).read(np.array([1])).shape
-        torch.Size([1, 3, 4, 4])
-    """
-
-    values: NDArray[np.uint8]
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def read(self, indices: Ints, /) -> Tensor:
-        """Return some of them: uint8 (b,3,S,S)."""
-        return torch.from_numpy(self.values[indices])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _MODULES: Mapping[str, str] = {
     "stamps": "stamps",
+    "gcompris": "gcompris",
     "synthetic": "synthetic",
     "waterbirds": "waterbirds",
     "coco-gender": "coco_gender",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fieldmark.core.errors import InputError
 from fieldmark.core.registry import look_up
@@ -133,7 +133,11 @@ def _find_classes(
 
 
 def assign_labels(
-    parsed: ParsedCaptions, *, several: Several = "skip", seed: int = 0
+    parsed: ParsedCaptions,
+    *,
+    several: Several = "skip",
+    unnamed: ArrayLike | None = None,
+    seed: int = 0,
 ) -> NDArray[np.bool_]:
     """Turn what captions name into labels of their images.
 
@@ -141,10 +145,12 @@ def assign_labels(
         parsed: from `parse_captions`.
         several: what a caption of several classes gives: no label (`skip`), the one that it names
             `first`, one at `random`, or `all` of them.
+        unnamed: (n,) class that an image gets whose caption names none, -1 for none; None gives
+            such images no label, as the paper does.
         seed: seed of the run, for `random`.
 
     Returns:
-        (n,Y) the labels of each image; none where its caption names no class.
+        (n,Y) the labels of each image.
 
     Raises:
         UnknownNameError: no such option.
@@ -155,6 +161,8 @@ def assign_labels(
         [[0, 1], [1, 0], [0, 0]]
         >>> assign_labels(parsed).any(axis=1).tolist()
         [False, True, False]
+        >>> assign_labels(parsed, unnamed=[0, 0, 1])[2].tolist()
+        [False, True]
     """
     random = generator(seed, "captions")
     choose: dict[str, Callable[[tuple[int, ...]], tuple[int, ...]]] = {
@@ -168,4 +176,8 @@ def assign_labels(
     for row, found in zip(labels, parsed.mentions, strict=True):
         chosen = pick(found) if len(found) > 1 else found
         row[list(chosen)] = True
+    if unnamed is not None:
+        codes = np.asarray(unnamed, np.int64)
+        rows = np.flatnonzero([not found for found in parsed.mentions] & (codes >= 0))
+        labels[rows, codes[rows]] = True
     return labels

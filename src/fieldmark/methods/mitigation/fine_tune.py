@@ -22,17 +22,13 @@ from torch.nn import functional
 from fieldmark.core.atomic import hash_json, write_json
 from fieldmark.core.errors import FieldmarkError, InputError, NotApplicableError, RunExistsError
 from fieldmark.core.registry import look_up
+from fieldmark.data.pixels import PixelSource
 from fieldmark.methods.checkpoints import LossRow
 from fieldmark.methods.fine_tuning import split_holdout
 from fieldmark.methods.mitigation.config import MitigationConfig, make_schedule
 from fieldmark.methods.mitigation.groups import RowBatches, weigh_rows
 from fieldmark.methods.mitigation.held_out import EpochKeeper
-from fieldmark.methods.mitigation.material import (
-    Material,
-    MitigationData,
-    PixelSource,
-    prepare_material,
-)
+from fieldmark.methods.mitigation.material import Material, MitigationData, prepare_material
 from fieldmark.methods.mitigation.objectives import (
     MITIGATIONS,
     Embedded,
@@ -103,7 +99,7 @@ def mitigate(
 
     Example:
         >>> import tempfile
-        >>> from fieldmark.methods.mitigation.material import PixelArray
+        >>> from fieldmark.data.pixels import PixelArray
         >>> from fieldmark.testing import FakeEncoder
         >>> images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
         >>> images[:2, 0], images[2:, 2] = 255, 255

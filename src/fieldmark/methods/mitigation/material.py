@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,44 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fieldmark.core.errors import InputError
+from fieldmark.data.pixels import PixelSource
 from fieldmark.methods.mitigation.groups import group_images
 
 Ints = NDArray[np.int64]
-
-
-class PixelSource(Protocol):
-    """Images that are ready for an encoder, such as `methods.images.TaskImages`."""
-
-    def __len__(self) -> int:
-        """How many there are, n."""
-        ...
-
-    def read(self, indices: Ints) -> Tensor:
-        """Return uint8 images (b,3,S,S)."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class PixelArray:
-    """Images in memory.
-
-    Attributes:
-        values: uint8 (n,3,S,S).
-
-    Example:
-        >>> images = PixelArray(torch.zeros(5, 3, 8, 8, dtype=torch.uint8))
-        >>> len(images), images.read(np.array([1, 3])).shape[0]
-        (5, 2)
-    """
-
-    values: Tensor
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def read(self, indices: Ints) -> Tensor:
-        """Return uint8 images (b,3,S,S)."""
-        return self.values[torch.from_numpy(indices)]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -154,6 +120,7 @@ def prepare_material(data: MitigationData) -> Material:
             label or an owner is out of range.
 
     Example:
+        >>> from fieldmark.data.pixels import PixelArray
         >>> data = MitigationData(
         ...     pixels=PixelArray(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)), captions=np.eye(2),
         ...     labels=[0, -1], prototypes=np.eye(2), owners=[1, 0], boxes=[[0, 0, 8, 8]] * 2,
