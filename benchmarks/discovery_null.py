@@ -2,15 +2,15 @@
 
     python benchmarks/discovery_null.py [--domain digits] [--seeds 50] [--level 0.05]
 
-For each seed a small encoder is fine-tuned on a controlled setting whose feature goes with no class,
-and its evaluation set is searched as `fieldmark discover` does: 2|Y| to 5|Y| clusters, corrected
+For each seed a small encoder is fine-tuned on a controlled setting whose feature goes with no
+class, and its evaluation set is searched as `fieldmark discover` does: 2|Y| to 5|Y| clusters, corrected
 permutation p-values. A run reports a finding if any candidate's is at most the level.
 
-- `exchanged`: within each class, images exchange their predictions at random. No region then has to
-  do with an error, so the share is that of false findings: it should be near the level or below.
+- `exchanged`: within each class, images exchange their predictions at random. No region then has
+  to do with an error, so the share is that of false findings: at most about the level.
 - `as it is`: predictions as they are. No feature is tied to a class, but what an object looks like
-  bears on whether it is named right (a shirt like a coat), and a cluster of such objects is a finding
-  of its own. That share may be larger, and says how much of what is found is no planted feature.
+  bears on whether it is named right (a shirt like a coat), and a cluster of such objects is a
+  finding of its own. That share may be larger: so much of what is found is no planted feature.
 """
 
 from __future__ import annotations

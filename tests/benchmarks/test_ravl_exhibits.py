@@ -232,28 +232,29 @@ def test_mitigation_is_averaged_where_discovery_was_right():
     exhibit = drawn["ravl-table-3-above-60"]
     table = read_table(exhibit)
     assert exhibit.title.endswith("2 settings, 3 runs; in the paper 192 settings of photographs")
-    assert table["RaVL",]["image worst group"] == pytest.approx((0.6 + 0.9) / 2)
+    assert table["RaVL, mean over images",]["image worst group"] == pytest.approx((0.6 + 0.9) / 2)
     assert table["standard fine-tuning",]["image worst group"] == pytest.approx((0.35 + 0.8) / 2)
     assert table["fine-tuned, not mitigated",]["image worst group"] == pytest.approx(0.2)
-    assert table["RaVL",]["image worst group, paper"] == 0.391
+    assert table["RaVL, mean over images",]["image worst group, paper"] == 0.391
     assert math.isnan(table["VL-ERM",]["image worst group"])
     above = read_table(drawn["ravl-table-3-above-80"])
-    assert above["RaVL",]["image worst group"] == pytest.approx((0.5 + 0.9) / 2)
-    assert above["RaVL",]["region worst group, paper"] == 0.585
+    assert above["RaVL, mean over images",]["image worst group"] == pytest.approx((0.5 + 0.9) / 2)
+    assert above["RaVL, mean over images",]["region worst group, paper"] == 0.585
 
 
 def test_differences_are_paired_by_setting_and_seed():
+    own = "RaVL, mean over images"
     table = read_table(draw(MITIGATED)["ravl-mitigation-differences"])
     assert set(table) == {
-        ("above 0.6", "1", "fine-tuned, not mitigated"),
-        ("above 0.6", "2", "standard fine-tuning"),
-        ("above 0.8", "1", "fine-tuned, not mitigated"),
-        ("above 0.8", "2", "standard fine-tuning"),
+        ("above 0.6", "1", own, "fine-tuned, not mitigated"),
+        ("above 0.6", "2", own, "standard fine-tuning"),
+        ("above 0.8", "1", own, "fine-tuned, not mitigated"),
+        ("above 0.8", "2", own, "standard fine-tuning"),
     }
     worst = {key: line["image worst group"] for key, line in table.items()}
-    assert worst["above 0.6", "2", "standard fine-tuning"] == pytest.approx((0.25 + 0.1) / 2)
-    assert worst["above 0.8", "2", "standard fine-tuning"] == pytest.approx((0.2 + 0.1) / 2)
-    assert worst["above 0.6", "1", "fine-tuned, not mitigated"] == pytest.approx(0.4)
+    assert worst["above 0.6", "2", own, "standard fine-tuning"] == pytest.approx((0.25 + 0.1) / 2)
+    assert worst["above 0.8", "2", own, "standard fine-tuning"] == pytest.approx((0.2 + 0.1) / 2)
+    assert worst["above 0.6", "1", own, "fine-tuned, not mitigated"] == pytest.approx(0.4)
 
 
 def test_mitigation_without_ravl_has_no_differences():

@@ -49,6 +49,7 @@ from fieldmark.report.discovery_page import write_discovery_page
 
 SUITE, HEAD = "discover", "zero-shot"
 DEFAULT_SPLIT = "val"
+_INDEPENDENT = "they are taken for independent"
 # Called with a phase, what is done and how much there is.
 Report = Callable[[str, int, int], None]
 
@@ -194,6 +195,7 @@ def _gather(
         predictions=predict_zero_shot(images, prototypes),
         prototypes=prototypes,
         classes=table.classes,
+        shared=list(find_shared(table).values()),
     )
 
 
@@ -246,15 +248,30 @@ def note_dependence(table: ImageTable) -> tuple[str, ...]:
         ...     for name in ("a.png", "b.png"): (Path(folder) / name).touch()
         ...     _ = (Path(folder) / "t.csv").write_text(rows)
         ...     print(*note_dependence(read_table(Path(folder) / "t.csv")))
-        2 images share 1 scenes, but are taken for independent: intervals may be too narrow...
+        2 images share 1 scenes: they are taken for independent
     """
-    shared = {"objects": table.objects, "scenes": table.scenes}
+    own = find_shared(table)
+    columns = {"objects": table.objects, "scenes": table.scenes}
     return tuple(
-        f"{len(table)} images share {len(set(names))} {what}, but are taken for independent: "
-        "intervals may be too narrow, p-values too small"
-        for what, names in shared.items()
+        f"{len(table)} images share {len(set(names))} {what}: "
+        + ("p-values move each as one, intervals do not" if what in own else _INDEPENDENT)
+        for what, names in columns.items()
         if names is not None and len(set(names)) < len(table)
     )
+
+
+def find_shared(table: ImageTable) -> dict[str, tuple[str, ...]]:
+    """Return what a table's images share, by its name: n names each of objects and of scenes.
+
+    A column whose names are all different shares nothing; one with a single name has nothing that
+    could change places. Both are left out.
+    """
+    columns = {"objects": table.objects, "scenes": table.scenes}
+    return {
+        what: names
+        for what, names in columns.items()
+        if names is not None and 1 < len(set(names)) < len(table)
+    }
 
 
 def _name_split(table: ImageTable, split: str | None) -> str:

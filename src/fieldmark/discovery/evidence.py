@@ -41,6 +41,8 @@ class Evidence:
         predictions: (n,) predicted label.
         prototypes: (Y,D) text embedding of each class, of unit norm.
         classes: Y names.
+        shared: names of what images show in common, such as objects or scenes, one (n,) array
+            each; p-values allow for it.
     """
 
     regions: NDArray[np.float32]
@@ -49,6 +51,7 @@ class Evidence:
     predictions: Ints
     prototypes: NDArray[np.float32]
     classes: tuple[str, ...]
+    shared: tuple[NDArray[np.str_], ...] = ()
 
 
 def gather_evidence(
@@ -59,6 +62,7 @@ def gather_evidence(
     predictions: ArrayLike,
     prototypes: ArrayLike,
     classes: Sequence[str],
+    shared: Sequence[Sequence[str]] = (),
 ) -> Evidence:
     """Put together what a discovery needs, and check that it holds something.
 
@@ -69,6 +73,8 @@ def gather_evidence(
         predictions: (n,) predicted label, such as `predict_zero_shot` gives.
         prototypes: (Y,D) text embedding of each class, any length.
         classes: Y names.
+        shared: names of what images show in common, such as the object or the scene of each, n
+            names each.
 
     Raises:
         InputError: they do not fit together; there is no region or only one class; an embedding is
@@ -89,6 +95,7 @@ def gather_evidence(
         predictions=np.asarray(predictions, np.int64),
         prototypes=normalise_rows(prototypes, what="prototype of a class"),
         classes=tuple(classes),
+        shared=tuple(np.asarray(names, np.str_) for names in shared),
     )
     _check_shapes(evidence)
     _check_content(evidence)
@@ -195,6 +202,10 @@ def _check_shapes(evidence: Evidence) -> None:
             evidence.regions.shape[1],
             evidence.prototypes.shape[1],
         ),
+        **{
+            f"images and names {number} of what they share": (len(evidence.labels), len(names))
+            for number, names in enumerate(evidence.shared)
+        },
     }
     for what, (first, second) in pairs.items():
         if first != second:

@@ -36,6 +36,7 @@ from fieldmark.metrics.cluster_gaps import (
     mark_presence,
     permute_gaps,
     tabulate_gaps,
+    take_larger,
 )
 from fieldmark.metrics.influence import (
     PAPER,
@@ -258,17 +259,28 @@ def _measure(
         totals=cluster_gaps(table, weighted=selection.weighted),
         influence=influence,
         tied=find_tied_labels(label_weights(table) * gaps, influence.misled),
-        chance=permute_gaps(
-            presence,
-            labels,
-            correct=correct,
-            width=classes,
-            seed=config.seed,
-            permutations=config.permutations,
-            weighted=selection.weighted,
-        ),
+        chance=_test(evidence, presence, config=config),
         bounds=bound_cluster_gaps(table, weighted=selection.weighted, confidence=confidence),
         by_label=bound_label_gaps(table, confidence=confidence),
+    )
+
+
+def _test(evidence: Evidence, presence: NDArray[np.bool_], *, config: DiscoveryConfig) -> Chance:
+    """Test the gaps with images changing places and, where they share something, with that."""
+    return take_larger(
+        [
+            permute_gaps(
+                presence,
+                evidence.labels,
+                correct=evidence.predictions == evidence.labels,
+                width=len(evidence.classes),
+                seed=config.seed,
+                permutations=config.permutations,
+                weighted=config.selection.weighted,
+                units=units,
+            )
+            for units in (None, *evidence.shared)
+        ]
     )
 
 

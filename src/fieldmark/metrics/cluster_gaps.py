@@ -10,7 +10,9 @@ Shape letters: n images, R regions, C clusters, Y labels, B permutations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fieldmark.core.seeds import generator
+from fieldmark.metrics.unit_shuffles import shuffle_units
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -230,10 +233,11 @@ def permute_gaps(
     seed: int = 0,
     permutations: int = PERMUTATIONS,
     weighted: bool = True,
+    units: ArrayLike | None = None,
 ) -> Chance:
     """Test whether each cluster's gap is more than chance.
 
-    Right and wrong are shuffled among the images of each label, once for all clusters together,
+    Right and wrong change places among the images of each label, once for all clusters together,
     so that what clusters share is kept. The correction is the step-down maximum of Westfall and
     Young (1993, algorithm 4.1) over gaps in units of their own deviation under chance: a cluster
     in few images has small gaps by its weight alone. Holm's correction would need many more
@@ -251,6 +255,8 @@ def permute_gaps(
         seed: of the shuffling.
         permutations: B, 1 or more.
         weighted: as in `cluster_gaps`.
+        units: (n,) what each image shares with others, such as its object or scene; images of one
+            unit change places together. By default each image does by itself.
 
     Example:
         >>> present = np.arange(20)[:, None] < 10
@@ -264,11 +270,40 @@ def permute_gaps(
     observed = cluster_gaps(table, weighted=weighted)
     scale = label_weights(table) if weighted else np.ones(table.totals_in.shape)
     random = generator(seed, "gaps")
-    blocks = [
-        _shuffle(present, label, correct=right, table=table, scale=scale, size=size, random=random)
-        for size in _cut(permutations)
-    ]
-    return _compare(observed, np.concatenate(blocks))
+    draw = functools.partial(
+        _shuffle,
+        present,
+        label,
+        correct=right,
+        table=table,
+        scale=scale,
+        units=np.arange(len(label)) if units is None else np.asarray(units),
+        random=random,
+    )
+    return _compare(observed, np.concatenate([draw(size=size) for size in _cut(permutations)]))
+
+
+def take_larger(chances: Sequence[Chance]) -> Chance:
+    """Return the larger p-values of several tests of the same gaps.
+
+    Where images share objects and scenes, neither test alone allows for both.
+
+    Args:
+        chances: one or more, of one length; what chance gives on average is the first one's.
+
+    Example:
+        >>> one, other = (
+        ...     Chance(expected=values, p_values=values, adjusted=values, count=9)
+        ...     for values in (np.array([0.1]), np.array([0.4]))
+        ... )
+        >>> take_larger([one, other]).p_values.tolist()
+        [0.4]
+    """
+    return replace(
+        chances[0],
+        p_values=np.max([chance.p_values for chance in chances], axis=0),
+        adjusted=np.max([chance.adjusted for chance in chances], axis=0),
+    )
 
 
 def _cut(permutations: int) -> list[int]:
@@ -283,6 +318,7 @@ def _shuffle(
     correct: NDArray[np.bool_],
     table: GapTable,
     scale: Floats,
+    units: NDArray[np.generic],
     size: int,
     random: np.random.Generator,
 ) -> Floats:
@@ -293,11 +329,12 @@ def _shuffle(
         right = correct[members]
         if right.all() or not right.any():
             continue
-        drawn = random.permuted(np.tile(right, (size, 1)), axis=1)
+        drawn = right[shuffle_units(units[members], size=size, random=random)]
         # Counts below 2**24 are exact in float32, at twice the speed of float64.
         hits = drawn.astype(np.float32) @ present[members].astype(np.float32)
         inside, outside = table.totals_in[:, label], table.totals_out[:, label]
-        gap = hits / np.maximum(inside, 1) - (right.sum() - hits) / np.maximum(outside, 1)
+        others = drawn.sum(axis=1, keepdims=True) - hits
+        gap = hits / np.maximum(inside, 1) - others / np.maximum(outside, 1)
         defined = (inside > 0) & (outside > 0)
         total += np.abs(gap) * np.where(defined, scale[:, label], 0)
     return total

@@ -97,7 +97,7 @@ def plan_ravl(request: Request) -> list[Job]:
         jobs += [_plan(request, one, DISCOVERY, amounts=amounts) for one in drawn]
         # Every feature comes about as often as in the whole.
         step = max(1, len(drawn) // max(1, int(amounts["mitigations"])))
-        few = drawn[::step] if amounts["mitigations"] else []
+        few = drawn[::step][: int(amounts["mitigations"])]
         jobs += [_plan(request, one, MITIGATION, amounts=amounts) for one in few]
     return sorted(jobs, key=lambda job: job.measure)
 
