@@ -3,8 +3,8 @@
     python benchmarks/discovery_null.py [--domain digits] [--seeds 50] [--level 0.05]
 
 For each seed a small encoder is fine-tuned on a controlled setting whose feature goes with no
-class, and its evaluation set is searched as `fieldmark discover` does: 2|Y| to 5|Y| clusters, corrected
-permutation p-values. A run reports a finding if any candidate's is at most the level.
+class, and its evaluation set is searched as `fieldmark discover` does: 2|Y| to 5|Y| clusters,
+corrected permutation p-values. A run reports a finding if any candidate's is at most the level.
 
 - `exchanged`: within each class, images exchange their predictions at random. No region then has
   to do with an error, so the share is that of false findings: at most about the level.

@@ -24,7 +24,10 @@ DiscoveryRun = Annotated[
 ]
 Method = Annotated[
     str,
-    typer.Option(help="ravl, or a rival: standard, upsampled, vl-erm, vl-gdro, spurious-aware."),
+    typer.Option(
+        help="ravl, ravl-balanced (groups drawn as often), or a rival: standard, upsampled, "
+        "vl-erm, vl-gdro, spurious-aware."
+    ),
 ]
 Clusters = Annotated[
     list[int] | None,

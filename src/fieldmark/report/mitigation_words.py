@@ -19,6 +19,7 @@ METHODS = {
     "vl-gdro": "VL-GDRO",
     "spurious-aware": "spurious-aware fine-tuning",
     "ravl": "RaVL",
+    "ravl-balanced": "RaVL with balanced groups",
 }
 METRICS = {
     "image_avg": "Image overall",

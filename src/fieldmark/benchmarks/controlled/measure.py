@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -32,7 +31,12 @@ from fieldmark.benchmarks.controlled.outcomes import (
     measure_mitigated,
     measure_tie,
 )
-from fieldmark.benchmarks.controlled.plan import DISCOVERY, read_setting
+from fieldmark.benchmarks.controlled.plan import (
+    DISCOVERY,
+    VARIANTS,
+    Variant,
+    read_setting,
+)
 from fieldmark.benchmarks.controlled.texts import embed_classes
 from fieldmark.benchmarks.jobs import Job
 from fieldmark.benchmarks.store import Measured
@@ -46,33 +50,6 @@ from fieldmark.models.encoder import Encoder
 FINE_TUNED = "fine-tuned"
 # Points by which a model must have learned the tie in every seed (RaVL's lowest tau).
 VALID = 10.0
-
-
-class Variant(NamedTuple):
-    """A way of training a tie away: a key of `MITIGATIONS`, and what is changed of it.
-
-    Attributes:
-        method: the key.
-        reduction: of the region terms.
-        core: see `mark_spurious`.
-    """
-
-    method: str
-    reduction: Literal["mean", "sum"] = "mean"
-    core: float = 1.0
-
-
-# Two of them are also ways of discovering, whose rows stand beside these.
-VARIANTS: Mapping[str, Variant] = {
-    "upsampled": Variant("upsampled"),
-    "vl-erm": Variant("vl-erm"),
-    "vl-gdro": Variant("vl-gdro"),
-    "spurious-aware-mitigation": Variant("spurious-aware"),
-    "ravl-mitigation": Variant("ravl"),
-    # Equation 3 sums over the batch; by default here it is the mean, as in ViLLA.
-    "ravl-sum-mitigation": Variant("ravl", reduction="sum"),
-    "ravl-core-mitigation": Variant("ravl", reduction="sum", core=0.5),
-}
 # Objects pasted on photographs have boxes that lie between the cells of a feature map.
 _CROPPED = ("stamps",)
 
@@ -234,21 +211,21 @@ def _mitigate(job: Job, prepared: Prepared, *, report: Callable[[str], None]) ->
         return Measured(notes={**about, "left out": "not learned, or not discovered"})
     top = int(clusters.labels_[ranked.rows[0]])
     regions = look(model, prepared.tuning, way=prepared.config.regions).regions
-    mark = functools.partial(mark_spurious, regions, evidence.regions, clusters, cluster=top)
+    spurious = mark_spurious(regions, evidence.regions, clusters, cluster=top)
     rows = [
         # Without a method, the model is fine-tuned as the one was that was discovered on.
         blank(name, metric, value, count, seed)
         for name in (FINE_TUNED, STANDARD)
         for metric, (value, count) in measure_mitigated(prepared, looked).items()
     ]
-    for name, variant in VARIANTS.items():
+    for name in job.arguments["variants"]:
         report(name)
-        after = _train_away(prepared, variant, seed=seed, spurious=mark(core=variant.core))
+        after = _train_away(prepared, VARIANTS[name], seed=seed, spurious=spurious)
         rows += [
             blank(name, metric, value, count, seed)
             for metric, (value, count) in measure_mitigated(prepared, after).items()
         ]
-    spurious, planted = mark(), prepared.tuning.shows == len(prepared.setting.classes)
+    planted = prepared.tuning.shows == len(prepared.setting.classes)
     about["marked"] = int(spurious.sum())
     about["marked that show the feature"] = int((spurious & planted).sum())
     about["regions with the feature"] = int(planted.sum())

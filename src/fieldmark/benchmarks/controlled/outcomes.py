@@ -283,7 +283,7 @@ def _read_clusters(clusters: CosineMedoids) -> Clustered:
 
 
 def mark_spurious(
-    regions: Floats, found: Floats, clusters: CosineMedoids, *, cluster: int, core: float = 1.0
+    regions: Floats, found: Floats, clusters: CosineMedoids, *, cluster: int
 ) -> Bools:
     """Assign regions of the fine-tuning set to the nearest medoid (RaVL section 4.1).
 
@@ -292,18 +292,12 @@ def mark_spurious(
         found: (m,D) regions that were clustered.
         clusters: their clusters.
         cluster: the one that is taken for spurious.
-        core: 1 takes all regions nearest to its medoid, as the paper does; a smaller share only
-            those as near to it as the nearest `core` of its own regions.
 
     Returns:
-        (R,) which regions are marked.
+        (R,) which regions are nearest to its medoid.
     """
     centres = found[np.asarray(clusters.medoid_indices_)]
-    marked = find_nearest(regions, centres, clip=False).labels == cluster
-    if core < 1:
-        own = found[np.asarray(clusters.labels_) == cluster] @ centres[cluster]
-        marked &= regions @ centres[cluster] >= np.quantile(own, 1 - core)
-    return np.asarray(marked)
+    return np.asarray(find_nearest(regions, centres, clip=False).labels == cluster)
 
 
 def measure_mitigated(prepared: Prepared, looked: Looked) -> dict[str, tuple[float, int]]:

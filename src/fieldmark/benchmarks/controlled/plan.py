@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from fieldmark.benchmarks.controlled.captioned import COCO, open_coco
 from fieldmark.benchmarks.controlled.small_encoder import NAME
@@ -32,6 +32,31 @@ AMOUNTS: Mapping[str, Any] = {
     "epochs": 3,
     "batch_size": 64,
     "learning_rate": 2e-3,
+}
+
+
+class Variant(NamedTuple):
+    """A way of training a tie away: a key of `MITIGATIONS`, and what is changed of it.
+
+    Attributes:
+        method: the key.
+        reduction: of the region terms.
+    """
+
+    method: str
+    reduction: Literal["mean", "sum"] = "mean"
+
+
+# Two of them are also ways of discovering, whose rows stand beside these.
+VARIANTS: Mapping[str, Variant] = {
+    "upsampled": Variant("upsampled"),
+    "vl-erm": Variant("vl-erm"),
+    "vl-gdro": Variant("vl-gdro"),
+    "spurious-aware-mitigation": Variant("spurious-aware"),
+    "ravl-mitigation": Variant("ravl"),
+    # The sum over the batch is equation 3; by default here it is the mean, as in ViLLA.
+    "ravl-sum-mitigation": Variant("ravl", reduction="sum"),
+    "ravl-balanced-mitigation": Variant("ravl-balanced"),
 }
 # Not part of a job that does not ask for them: all images are trained on, to the last epoch.
 _EARLY_STOPPING = ("validation_share", "patience")
@@ -138,6 +163,8 @@ def _draw(request: Request, domain: str, *, count: int) -> list[Setting]:
 
 def _plan(request: Request, setting: Setting, measure: str, *, amounts: Mapping[str, Any]) -> Job:
     arguments = {k: v for k, v in amounts.items() if k not in ("settings", "mitigations")}
+    if measure == MITIGATION:
+        arguments["variants"] = list(VARIANTS)
     return Job(
         task=TaskRef(dataset=setting.domain, root=request.root, options=write_setting(setting)),
         model=request.models[0],

@@ -29,7 +29,7 @@ from fieldmark.report.tables import Line, Summary, Table
 
 PRECISIONS = (0.6, 0.8)
 RAVL = "ravl-mitigation"
-VARIANTS = (RAVL, "ravl-sum-mitigation", "ravl-core-mitigation")
+VARIANTS = (RAVL, "ravl-sum-mitigation", "ravl-balanced-mitigation")
 METHODS = {
     FINE_TUNED: "fine-tuned, not mitigated",
     "standard": "standard fine-tuning",
@@ -39,7 +39,7 @@ METHODS = {
     "spurious-aware-mitigation": "Spurious-Aware Mitigation",
     RAVL: "RaVL, mean over images",
     "ravl-sum-mitigation": "RaVL, sum as in equation 3",
-    "ravl-core-mitigation": "RaVL, sum, core of the cluster",
+    "ravl-balanced-mitigation": "RaVL with the rivals' sampler",
 }
 METRICS = {
     "image_avg": "image overall",

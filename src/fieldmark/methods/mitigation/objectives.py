@@ -280,6 +280,11 @@ def _need_regions(task: Task) -> None:
         raise NotApplicableError("no image with a label has a region that is not spurious")
 
 
+def _need_both(task: Task) -> None:
+    _need_groups(task)
+    _need_regions(task)
+
+
 MITIGATIONS: dict[str, Mitigation] = {
     "standard": Mitigation(make_standard),
     "upsampled": Mitigation(make_standard, balanced=True, check=_need_groups),
@@ -287,4 +292,6 @@ MITIGATIONS: dict[str, Mitigation] = {
     "vl-gdro": Mitigation(make_group_dro, balanced=True, check=_need_groups),
     "spurious-aware": Mitigation(make_spurious_aware, check=_need_groups),
     "ravl": Mitigation(make_ravl, regions=True, check=_need_regions),
+    # The paper gives the weighted sampler to its rivals alone.
+    "ravl-balanced": Mitigation(make_ravl, balanced=True, regions=True, check=_need_both),
 }
