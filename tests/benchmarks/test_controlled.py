@@ -258,9 +258,9 @@ def test_a_tie_is_learned_discovered_and_trained_away_with_a_fake_encoder(fake_e
 
     mended = measure(make_job(kind=MITIGATION, seeds=(0,)), encoder, report=lambda what: None)
     left = {(row.method, row.metric): row.value for row in mended.rows}
-    methods = {"standard", *module.VARIANTS}
+    methods = {"standard", *VARIANTS}
     # Every way of mitigation, and none under the name of a way of discovery.
-    used = {"standard", *(variant.method for variant in module.VARIANTS.values())}
+    used = {"standard", *(variant.method for variant in VARIANTS.values())}
     assert used == set(MITIGATIONS)
     assert not methods & set(DISCOVERERS)
     assert {method for method, _ in left} == {"fine-tuned", *methods}
