@@ -213,9 +213,8 @@ def _mitigate(job: Job, prepared: Prepared, *, report: Callable[[str], None]) ->
     regions = look(model, prepared.tuning, way=prepared.config.regions).regions
     spurious = mark_spurious(regions, evidence.regions, clusters, cluster=top)
     rows = [
-        # Without a method, the model is fine-tuned as the one was that was discovered on.
-        blank(name, metric, value, count, seed)
-        for name in (FINE_TUNED, STANDARD)
+        # The model that was discovered on is one that was fine-tuned in the standard way.
+        blank(STANDARD, metric, value, count, seed)
         for metric, (value, count) in measure_mitigated(prepared, looked).items()
     ]
     for name in job.arguments["variants"]:
