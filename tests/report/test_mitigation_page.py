@@ -262,7 +262,7 @@ def test_a_picture_outside_of_the_run_is_refused(tmp_path):
         (lambda v: v.pop("evaluation"), "is damaged"),
         (lambda v: v["evaluation"][0]["figures"][0].pop("before"), "is damaged"),
         (lambda v: v.update(evaluation=3), "is damaged"),
-        (lambda v: v.update(schema=None), "is not of schema 1"),
+        (lambda v: v.update(schema=None), "has schema None, this fieldmark reads 1"),
     ],
 )
 def test_a_damaged_record_is_named(tmp_path, spoil, message):

@@ -7,8 +7,6 @@ its name. A head needs no `Method` of its own: it is compared on the native enco
 
 from __future__ import annotations
 
-import hashlib
-import runpy
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +14,7 @@ from typing import Any, cast
 from fieldmark.benchmarks.jobs import NATIVE
 from fieldmark.benchmarks.methods import METHODS, Method
 from fieldmark.core.errors import InputError, UsageError
+from fieldmark.core.user_files import run_user_file
 from fieldmark.data.datasets import add_dataset
 from fieldmark.data.datasets.info import DatasetInfo
 from fieldmark.methods.head import HeadKind
@@ -40,12 +39,7 @@ def load_plugin(path: Path) -> tuple[str, ...]:
         InputError: it cannot be read or fails, or holds nothing of the known types.
         UsageError: a name in it is taken.
     """
-    try:
-        held = runpy.run_path(str(path), run_name=f"fieldmark_plugin_{path.stem}")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except Exception as error:  # a user's file may fail in any way; one line says which and why
-        problem = f"cannot be run ({type(error).__name__}: {error})"
-        raise InputError(problem, where=path, mend="run it with python alone") from error
+    held, digest = run_user_file(path)
     mine = {id(value): value for name, value in held.items() if not name.startswith("_")}
     for info in _choose(mine.values(), DatasetInfo):
         add_dataset(info)

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp, softmax
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from fieldmark.core.errors import UsageError
 from fieldmark.core.seeds import derive_seed, generator

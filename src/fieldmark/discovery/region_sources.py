@@ -13,10 +13,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
-import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +34,7 @@ from fieldmark.core.errors import (
     UsageError,
 )
 from fieldmark.core.fetch import cache_dir
+from fieldmark.core.user_files import run_user_file
 from fieldmark.data.tables import ImageTable
 from fieldmark.discovery.detectors import propose_by_detector
 from fieldmark.discovery.region_files import read_coco_regions, read_region_table
@@ -226,12 +225,7 @@ def load_function(path: Path, name: str) -> tuple[Propose, str]:
     Raises:
         InputError: the file cannot be read or fails, or holds no such function.
     """
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        held = runpy.run_path(str(path), run_name=f"fieldmark_plugin_{path.stem}")
-    except Exception as error:  # a user's file may fail in any way; one line says which and why
-        problem = f"cannot be run ({type(error).__name__}: {error})"
-        raise InputError(problem, where=path, mend="run it with python alone") from error
+    held, digest = run_user_file(path)
     function = held.get(name)
     if not callable(function):
         found = [key for key, value in held.items() if callable(value) and key[0] != "_"]
@@ -249,7 +243,7 @@ def _guard(function: Propose, *, where: str) -> Propose:
             return function(image)
         except FieldmarkError:
             raise
-        except Exception as error:  # as above
+        except Exception as error:  # a user's function too may fail in any way
             problem = f"fails on an image ({type(error).__name__}: {error})"
             raise InputError(problem, where=where, mend="mend the function") from error
 

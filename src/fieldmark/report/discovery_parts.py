@@ -10,7 +10,6 @@ the page has no pictures.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 from fieldmark.core.errors import InputError
 from fieldmark.discovery.candidates import Candidate, LabelGap, Word
 from fieldmark.metrics.intervals import Interval
+from fieldmark.report.stored import load_object, load_record
 
 RECORD, PICTURES = "discovery.json", "pictures.json"
 SCHEMA = 1
@@ -109,17 +109,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         ...
         fieldmark.core.errors.InputError: nowhere: holds no discovery.json; run `fieldmark dis...
     """
-    path = folder / RECORD
-    if not path.is_file():
-        raise InputError(f"holds no {RECORD}", where=folder, mend=_MEND)
-    values = _load(path)
-    if values.get("schema") != SCHEMA:
-        raise InputError(
-            f"has schema {values.get('schema')!r}, this fieldmark reads {SCHEMA}",
-            where=path,
-            mend=_MEND,
-        )
-    return values
+    return load_record(folder, name=RECORD, schema=SCHEMA, mend=_MEND)
 
 
 def read_candidate(values: Mapping[str, Any]) -> Candidate:
@@ -164,16 +154,6 @@ def read_discovery_parts(folder: Path) -> DiscoveryParts:
         ) from error
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read as JSON ({error})", where=path, mend=_MEND) from error
-    if not isinstance(values, dict):
-        raise InputError("is no JSON object", where=path, mend=_MEND)
-    return values
-
-
 def _read_number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
@@ -210,7 +190,7 @@ def _read_sights(folder: Path) -> dict[int, dict[str, Sights]]:
             )
             for name, strip in strips.items()
         }
-        for cluster, strips in _load(path).items()
+        for cluster, strips in load_object(path, mend=_MEND).items()
     }
 
 

@@ -7,7 +7,6 @@ the page has no pictures.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 from fieldmark.core.errors import InputError
 from fieldmark.metrics.intervals import Interval
 from fieldmark.report.discovery_parts import PICTURES
+from fieldmark.report.stored import load_object, load_record
 
 RECORD = "mitigation.json"
 SCHEMA = 1
@@ -117,11 +117,7 @@ def read_mitigation_parts(folder: Path) -> MitigationParts:
         fieldmark.core.errors.InputError: nowhere: holds no mitigation.json; run `fieldmark mit...
     """
     path = folder / RECORD
-    if not path.is_file():
-        raise InputError(f"holds no {RECORD}", where=folder, mend=_MEND)
-    values = _load(path)
-    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        raise InputError(f"is not of schema {SCHEMA}", where=path, mend=_MEND)
+    values = load_record(folder, name=RECORD, schema=SCHEMA, mend=_MEND)
     try:
         return MitigationParts(
             values=values,
@@ -132,13 +128,6 @@ def read_mitigation_parts(folder: Path) -> MitigationParts:
         raise InputError(
             f"is damaged ({type(error).__name__}: {error})", where=path, mend=_MEND
         ) from error
-
-
-def _load(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read as JSON ({error})", where=path, mend=_MEND) from error
 
 
 def _read_evaluation(value: Mapping[str, Any]) -> Evaluation:
@@ -194,7 +183,7 @@ def _read_pictures(folder: Path) -> dict[int, tuple[Picture, ...]]:
             )
             for one in pictures
         )
-        for cluster, pictures in _load(path).items()
+        for cluster, pictures in load_object(path, mend=_MEND).items()
     }
 
 

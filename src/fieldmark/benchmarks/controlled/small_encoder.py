@@ -46,7 +46,8 @@ from fieldmark.models.towers import Tower
 NAME = "small"
 DONOR = "packaged:efficientnet-lite0"
 SIDE = 64
-_VISION = {"layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "image_size": SIDE}
+_LAYERS, _WIDTH, _HEAD = (1, 1, 1, 1), 8, 64
+_VISION = {"layers": [*_LAYERS], "width": _WIDTH, "head_width": _HEAD, "image_size": SIDE}
 _MEAN, _STD = (0.45, 0.45, 0.45), (0.25, 0.25, 0.25)
 # Raise when what the base is trained on changes.
 _RECIPE = 2
@@ -108,15 +109,14 @@ def build_small_encoder(*, seed: int = 0) -> DualEncoder:
 
     donor = load_encoder(DONOR)
     assert isinstance(donor, DualEncoder)
-    width = int(_VISION["width"])  # type: ignore[call-overload]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tower = ResNet(
-            layers=_VISION["layers"],
+            layers=_LAYERS,
             output_dim=donor.spec.dim,
-            heads=width * 32 // 64,
+            heads=_WIDTH * 32 // _HEAD,
             image_size=SIDE,
-            width=width,
+            width=_WIDTH,
         )
     spec = replace(
         donor.spec,
