@@ -25,20 +25,28 @@ CONFIG = BapConfig(
 
 
 def draw_material(folder: Path, *, objects: int = 6, scenes: int = 5) -> tuple[Path, Path]:
-    """Write red and blue squares, and scenes of random colours; return both folders."""
+    """Write red and blue squares, and scenes of random colours; return both folders.
+
+    What is there stays as it is: two processes that train together read the same files.
+    """
     rng = np.random.default_rng(0)
     for i in range(objects):
         name = ("blue", "red")[i % 2]
         colour = (255, 20 * i, 0, 255) if name == "red" else (0, 20 * i, 255, 255)
         path = folder / "objects" / name / f"{i}.png"
+        if path.exists():
+            continue
         path.parent.mkdir(parents=True, exist_ok=True)
         cutout = Image.new("RGBA", (14, 14))
         cutout.paste(colour, (1, 1, 13, 13))
         cutout.save(path)
     for i in range(scenes):
         path = folder / "scenes" / ("land", "water")[i % 2] / f"{i}.png"
+        ground = tuple(map(int, rng.integers(256, size=3)))
+        if path.exists():
+            continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (16, 16), tuple(map(int, rng.integers(256, size=3)))).save(path)
+        Image.new("RGB", (16, 16), ground).save(path)
     return folder / "objects", folder / "scenes"
 
 

@@ -208,12 +208,14 @@ def test_two_processes_train_as_one(tmp_path):
     subprocess.run([sys.executable, *program, "one"], check=True, cwd=PROGRAM.parents[2])
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     address = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    subprocess.run(
+    ran = subprocess.run(
         [*torchrun, *address, *program, "two"],
-        check=True,
         cwd=PROGRAM.parents[2],
         capture_output=True,
+        text=True,
+        check=False,
     )
+    assert ran.returncode == 0, ran.stderr
     from safetensors.torch import load_file
 
     one, two = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two"))

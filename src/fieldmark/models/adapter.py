@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fieldmark.core.errors import UnsupportedEncoderError
 from fieldmark.models.encoder import Attention, Encoder, EncoderSpec, Tokens, normalise
 from fieldmark.models.regions import encode_boxes
-from fieldmark.models.towers import Tower
+from fieldmark.models.towers import Tower, read_last_attention
 
 
 class Library(Protocol):
@@ -93,7 +94,7 @@ class DualEncoder:
 
     def last_attention(self, tokens: Tokens) -> Attention:
         """Return the attention that forms the embedding."""
-        return self.library.take_apart(self.model).last_attention(tokens)
+        return read_last_attention(self.library.take_apart(self.model), tokens)
 
     def encode_regions(self, image_BCHW: Tensor, boxes: list[Tensor]) -> list[Tensor]:
         """Embed boxes of each image: a list of unit (R_i,D)."""
@@ -113,6 +114,21 @@ class DualEncoder:
     def save(self, folder: Path) -> None:
         """Write the whole model so that its own library loads it without fieldmark."""
         self.library.save(self.model, folder, spec=self.spec)
+
+
+def take_apart(encoder: Encoder) -> Tower:
+    """Return the image tower of an encoder in pieces.
+
+    Raises:
+        UnsupportedEncoderError: the encoder is none of a library that fieldmark can take apart.
+    """
+    if isinstance(encoder, DualEncoder):
+        return encoder.library.take_apart(encoder.model)
+    raise UnsupportedEncoderError(
+        f"a {type(encoder).__name__} cannot be taken apart",
+        where=encoder.spec.uri,
+        mend="use a method that needs images or tokens alone (cci, occlusion, rise)",
+    )
 
 
 def unit(values: Tensor) -> Tensor:

@@ -18,17 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from fieldmark.core.errors import UnsupportedEncoderError
-from fieldmark.models.attention import read_projections
-from fieldmark.models.encoder import Attention, Pooling, Tokens
+from fieldmark.models.blocks import Block, Pooler, ResNetPooler
+from fieldmark.models.encoder import Pooling, Tokens
 from fieldmark.models.towers import catch_input
-
-
-def no_attention(kind: str) -> UnsupportedEncoderError:
-    """Return the error of a tower without an attention that forms its embedding."""
-    return UnsupportedEncoderError(
-        f"a {kind} tower has no attention that forms its embedding",
-        mend="use a method that needs none (Grad-CAM, occlusion, RISE, token removal), or a ViT",
-    )
 
 
 @dataclass(frozen=True)
@@ -76,9 +68,15 @@ class ConvNeXt:
         """Average the cells that are left, then normalise and project."""
         return _pool_cells(self.visual, tokens)
 
-    def last_attention(self, tokens: Tokens) -> Attention:
-        """Raise: there is none."""
-        raise no_attention("ConvNeXt")
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """None: it has no attention."""
+        return ()
+
+    @property
+    def pooler(self) -> Pooler | None:
+        """None: it averages."""
+        return None
 
 
 @contextlib.contextmanager
@@ -168,9 +166,15 @@ class TimmTrunk:
         """Average the cells that are left, then project."""
         return _pool_cells(self.visual, tokens)
 
-    def last_attention(self, tokens: Tokens) -> Attention:
-        """Raise: there is none that this can read."""
-        raise no_attention(type(self.visual.trunk).__name__)
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """None that this can read."""
+        return ()
+
+    @property
+    def pooler(self) -> Pooler | None:
+        """None that this can read."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,7 @@ class ModifiedResNet:
 
     @property
     def pooling(self) -> Pooling:
-        """A conv tower, though its pooling is an attention that `last_attention` reads."""
+        """A conv tower, though its pooling is an attention (`pooler`)."""
         return "conv"
 
     @property
@@ -205,23 +209,17 @@ class ModifiedResNet:
 
     def pool(self, tokens: Tokens) -> Tensor:
         """Attend from the mean to all cells."""
-        return self._attend(tokens).output[:, 0]
+        return self.pooler.finish(self.pooler.attend(tokens.values).output)
 
-    def last_attention(self, tokens: Tokens) -> Attention:
-        """Read the attention pool."""
-        return self._attend(self.run(tokens))
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """None: its stages are convolutions."""
+        return ()
 
-    def _attend(self, tokens: Tokens) -> Attention:
-        pool, values = self.visual.attnpool, tokens.values
-        return read_projections(
-            values[:, :1],
-            values,
-            q=pool.q_proj,
-            k=pool.k_proj,
-            v=pool.v_proj,
-            out=pool.c_proj,
-            heads=pool.num_heads,
-        )
+    @property
+    def pooler(self) -> Pooler:
+        """Its attention pool."""
+        return ResNetPooler(self.visual.attnpool)
 
     def embed_boxes(self, pixels_BCHW: Tensor, boxes: list[Tensor]) -> Tensor:
         """Align boxes on the map of layer 3, then run layer 4 and the attention pool: (R,D).

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fieldmark.models.attention import read_projections, read_torch
-from fieldmark.models.encoder import Attention, Pooling, Tokens
+from fieldmark.models.blocks import Block, Pooler, TransformersBlock, TransformersPooler
+from fieldmark.models.encoder import Pooling, Tokens
 from fieldmark.models.towers import catch_input
 
 
@@ -54,22 +54,15 @@ class ClipTower(nn.Module):
         pooled: Tensor = self.visual_projection(first)
         return pooled
 
-    def last_attention(self, tokens: Tokens) -> Attention:
-        """Read the last layer for CLS."""
-        values = tokens.values
-        for layer in self.vision_model.encoder.layers[:-1]:
-            values = layer(values, None)
-        layer = self.vision_model.encoder.layers[-1]
-        values, attention = layer.layer_norm1(values), layer.self_attn
-        return read_projections(
-            values[:, :1],
-            values,
-            q=attention.q_proj,
-            k=attention.k_proj,
-            v=attention.v_proj,
-            out=attention.out_proj,
-            heads=attention.num_heads,
-        )
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Its layers."""
+        return tuple(TransformersBlock(layer) for layer in self.vision_model.encoder.layers)
+
+    @property
+    def pooler(self) -> Pooler | None:
+        """None: it takes CLS."""
+        return None
 
 
 class SiglipTower(nn.Module):
@@ -106,11 +99,15 @@ class SiglipTower(nn.Module):
         pooled: Tensor = self.vision_model.head(self.vision_model.post_layernorm(tokens.values))
         return pooled
 
-    def last_attention(self, tokens: Tokens) -> Attention:
-        """Read the pooling head."""
-        values = self.vision_model.post_layernorm(self.run(tokens).values)
-        head = self.vision_model.head
-        return read_torch(head.attention, head.probe.expand(len(values), -1, -1), values)
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Its layers."""
+        return tuple(TransformersBlock(layer) for layer in self.vision_model.encoder.layers)
+
+    @property
+    def pooler(self) -> Pooler | None:
+        """Its head."""
+        return TransformersPooler(self.vision_model)
 
 
 class NaflexTower(SiglipTower):

@@ -13,7 +13,15 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from fieldmark.core.errors import UnsupportedEncoderError
-from fieldmark.models.attention import read_timm, read_timm_pool, read_torch
+from fieldmark.models.blocks import (
+    Block,
+    ClipPooler,
+    Pooler,
+    TimmPooler,
+    run_block,
+    wrap_clip_blocks,
+    wrap_timm_blocks,
+)
 from fieldmark.models.encoder import Attention, Pooling, Tokens
 
 
@@ -42,9 +50,42 @@ class Tower(Protocol):
         """Pool into (B,D)."""
         ...
 
-    def last_attention(self, tokens: Tokens) -> Attention:
-        """Return the attention that forms the embedding."""
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks of `run` in pieces; none in a conv tower.
+
+        Raises:
+            UnsupportedEncoderError: a block is of an unknown kind.
+        """
         ...
+
+    @property
+    def pooler(self) -> Pooler | None:
+        """The attention of `pool`, None where it takes CLS or a mean."""
+        ...
+
+
+def read_last_attention(tower: Tower, tokens: Tokens) -> Attention:
+    """Return the attention that forms the embedding: the pooler's, or the last block's.
+
+    Of the last block, CLS asks, or where the tower averages all patches do.
+
+    Raises:
+        UnsupportedEncoderError: the tower has neither.
+    """
+    if tower.pooler is not None:
+        return tower.pooler.attend(tower.run(tokens).values)
+    blocks, values = tower.blocks, tokens.values
+    if not blocks:
+        raise UnsupportedEncoderError(
+            "its tower has no attention that forms its embedding",
+            mend="use a method that needs none (Grad-CAM, occlusion, RISE, token removal), "
+            "or a ViT",
+        )
+    for block in blocks[:-1]:
+        values, _ = run_block(block, values)
+    queries = slice(0, 1) if tower.pooling == "cls" else slice(tokens.prefix, None)
+    return blocks[-1].attend(blocks[-1].normalise(values), queries)
 
 
 class _Caught(Exception):
@@ -108,36 +149,23 @@ class ClipViT:
         """Normalise, pool and project."""
         values, visual = tokens.values, self.visual
         if visual.attn_pool is not None:
-            values = visual.ln_post(visual.attn_pool(values))
-            pooled = values[:, 1:].mean(1) if visual.pool_type == "avg" else values[:, 0]
-        else:
-            norm_first = not visual.final_ln_after_pool
-            values = visual.ln_post(values) if norm_first else values
-            pooled = values[:, 1:].mean(1) if visual.pool_type == "avg" else values[:, 0]
-            pooled = pooled if norm_first else visual.ln_post(pooled)
+            return ClipPooler(visual).finish(visual.attn_pool(values))
+        norm_first = not visual.final_ln_after_pool
+        values = visual.ln_post(values) if norm_first else values
+        pooled = values[:, 1:].mean(1) if visual.pool_type == "avg" else values[:, 0]
+        pooled = pooled if norm_first else visual.ln_post(pooled)
         result: Tensor = pooled if visual.proj is None else pooled @ visual.proj
         return result
 
-    def last_attention(self, tokens: Tokens) -> Attention:
-        """Read the last block for CLS (or all patches), or the attentional pooler."""
-        visual, values = self.visual, tokens.values
-        if visual.attn_pool is not None:
-            pooler = visual.attn_pool
-            query = pooler.ln_q(pooler.query)[None].expand(len(values), -1, -1)
-            return read_torch(pooler.attn, query, pooler.ln_k(self.run(tokens).values))
-        for block in visual.transformer.resblocks[:-1]:
-            values = block(values)
-        block = visual.transformer.resblocks[-1]
-        if not isinstance(block.attn, nn.MultiheadAttention):
-            raise UnsupportedEncoderError(
-                "its blocks use a custom attention", mend="use a plain ViT"
-            )
-        values = block.ln_1(values)
-        return read_torch(block.attn, values[:, _queries(self.pooling, 1)], values)
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Its residual attention blocks."""
+        return wrap_clip_blocks(self.visual.transformer.resblocks)
 
-
-def _queries(pooling: Pooling, prefix: int) -> slice:
-    return slice(0, 1) if pooling == "cls" else slice(prefix, None)
+    @property
+    def pooler(self) -> Pooler | None:
+        """Its attentional pooler, where it has one."""
+        return None if self.visual.attn_pool is None else ClipPooler(self.visual)
 
 
 @dataclass(frozen=True)
@@ -175,13 +203,12 @@ class TimmViT:
         pooled: Tensor = self.visual.head(trunk.forward_head(trunk.norm(tokens.values)))
         return pooled
 
-    def last_attention(self, tokens: Tokens) -> Attention:
-        """Read the pooling head, or the last block for CLS (or all patches)."""
-        trunk, values = self.visual.trunk, tokens.values
-        if trunk.attn_pool is not None:
-            values = trunk.norm(self.run(tokens).values)
-            skip = 0 if trunk.pool_include_prefix else trunk.num_prefix_tokens
-            return read_timm_pool(trunk.attn_pool, values[:, skip:])
-        block = trunk.blocks[-1]
-        values = block.norm1(trunk.blocks[:-1](values))
-        return read_timm(block.attn, values, queries=_queries(self.pooling, tokens.prefix))
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Its blocks."""
+        return wrap_timm_blocks(self.visual.trunk.blocks)
+
+    @property
+    def pooler(self) -> Pooler | None:
+        """SigLIP's head, where it has one."""
+        return None if self.visual.trunk.attn_pool is None else TimmPooler(self.visual)
