@@ -129,3 +129,16 @@ def enlarge_maps(values: Tensor, *, size: tuple[int, int]) -> Tensor:
     flat = values.reshape(-1, 1, *values.shape[-2:]).float()
     large = functional.interpolate(flat, size=size, mode="bilinear", align_corners=False)
     return large.reshape(*values.shape[:-2], *size)
+
+
+def find_grid(encoder: Encoder, images: Tensor) -> tuple[int, int]:
+    """Return rows and columns of the token grid of (B,3,H,W), which NaFlex lets vary.
+
+    Example:
+        >>> import torch
+        >>> from fieldmark.testing import FakeEncoder
+        >>> find_grid(FakeEncoder(), torch.zeros(1, 3, 8, 8))
+        (4, 4)
+    """
+    (rows, columns), side = encoder.spec.grid, encoder.spec.image_size
+    return round(images.shape[2] * rows / side), round(images.shape[3] * columns / side)

@@ -82,7 +82,7 @@ _LIST = (
     Method(
         name="game",
         title="GAME",
-        place="attribution.gradient_maps:explain_by_game",
+        place="attribution.attention_gradients:explain_by_game",
         needs="blocks",
         summary="attention times its gradient, positive parts, multiplied through blocks",
     ),
@@ -125,7 +125,7 @@ _LIST = (
     Method(
         name="legrad",
         title="LeGrad",
-        place="attribution.gradient_maps:explain_by_legrad",
+        place="attribution.attention_gradients:explain_by_legrad",
         needs="blocks",
         summary="gradients of the attention maps of the later blocks",
     ),

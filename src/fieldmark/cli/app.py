@@ -24,10 +24,14 @@ VERBS: Mapping[str, str] = MappingProxyType(
         "bench": "every method on every data set, and the studies, beside the paper's figures",
         "discover": "region clusters that a model spuriously ties to a class, with pictures",
         "mitigate": "fine-tune an encoder so that it ignores what discover found",
+        "explain": "what in an image speaks for a text, by CCI and twelve rival methods",
+        "faithfulness": "which of these methods to believe: deletion, insertion, sanity checks",
+        "diagnose": "whether errors come from the background, each share beside its null",
+        "covar": "a benchmark in which one thing about an image changes at a time",
         "export": "write an encoder for open_clip or transformers",
     }
 )
-_HEAD = "fieldmark finds, measures and removes what a vision-language model spuriously relies on."
+_HEAD = "fieldmark finds, explains, measures and removes what a vision-language model spuriously relies on."
 _TAIL = (
     "Run `fieldmark VERB --help` for the options of a verb, `fieldmark --version` for the version."
 )

@@ -1,0 +1,1 @@
+"""Runs that attribute scores to parts of images, and measure how far that is to be believed."""

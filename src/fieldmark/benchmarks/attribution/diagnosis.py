@@ -1,0 +1,211 @@
+"""Recorded runs of `fieldmark diagnose`: what drove each prediction, object or background.
+
+    OUT/diagnosis.json       shares by rule and group, and what each rule says of each image
+    OUT/maps.safetensors     maps, clusters, parts of the grid and drops, by image
+    OUT/results.jsonl        each share, its null, and what is left beyond chance
+    OUT/page.html            the page
+
+Images are measured a chunk at a time, so a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from fieldmark.attribution.methods import require_support
+from fieldmark.benchmarks.attribution.diagnosis_judge import (
+    Diagnosis,
+    describe_summaries,
+    judge_measurement,
+    list_rows,
+    list_sources,
+)
+from fieldmark.benchmarks.attribution.diagnosis_masks import find_masks
+from fieldmark.benchmarks.attribution.diagnosis_measure import (
+    Material,
+    Measurement,
+    Report,
+    drop_parts,
+    measure_images,
+)
+from fieldmark.benchmarks.attribution.diagnosis_pictures import draw_diagnosis
+from fieldmark.benchmarks.attribution.diagnosis_request import (
+    DiagnosisPlan,
+    DiagnosisRequest,
+    make_diagnosis_plan,
+)
+from fieldmark.benchmarks.discovery import DEFAULT_SPLIT, select_split
+from fieldmark.benchmarks.sources import open_table
+from fieldmark.benchmarks.store import make_plain
+from fieldmark.core.atomic import hash_json, replacing, write_json
+from fieldmark.core.errors import TableError, UsageError
+from fieldmark.core.records import Run, start_run
+from fieldmark.data.tables import ImageTable, find_unreadable
+from fieldmark.models.device import pick_device
+from fieldmark.models.encoder import Encoder
+from fieldmark.models.load import load_encoder
+from fieldmark.models.prompts import ensemble_prompts
+from fieldmark.report.diagnosis_page import write_diagnosis_page
+from fieldmark.report.diagnosis_parts import RECORD, SCHEMA
+
+MAPS = "maps.safetensors"
+
+
+def run_diagnosis(request: DiagnosisRequest, *, report: Report | None = None) -> Path:
+    """Say of each prediction what drove it, and write records and page.
+
+    Args:
+        request: what to diagnose, and how.
+        report: called with the phase, what is done and how much there is.
+
+    Returns:
+        The folder of the run.
+
+    Raises:
+        UsageError: an option is out of its range or unknown, or the folder holds another run.
+        InputError: the images or the masks cannot be used.
+        NotApplicableError: there are no masks, or the encoder does not bear the method.
+    """
+    plan = make_diagnosis_plan(request)
+    table = select_split(open_table(request.data, root=request.root), request.split)
+    names = request.class_names or table.classes
+    if len(names) != len(table.classes):
+        raise UsageError(
+            f"{len(names)} class names for {len(table.classes)} classes",
+            where=table.name,
+            mend=f"name these, in order: {', '.join(table.classes)}",
+        )
+    material, left_out = _select(plan, table)
+    encoder = load_encoder(request.model, device=pick_device(request.device))
+    if plan.method is not None:
+        require_support(encoder, plan.method)
+    with torch.inference_mode():
+        texts = ensemble_prompts(encoder, names, plan.templates).float().cpu().numpy()
+    run = start_run(
+        request.out,
+        "diagnose",
+        arguments={**request.arguments(), "templates": list(plan.templates)},
+        seeds=[request.seed],
+        resume=request.resume,
+    )
+    material = dataclasses.replace(material, texts=texts)
+    measured = measure_images(
+        plan, encoder, material, report=report or (lambda phase, done, total: None)
+    )
+    diagnosis = judge_measurement(plan, material.table, measured, names=names)
+    split = "" if table.splits is None else request.split or DEFAULT_SPLIT
+    record = describe(plan, diagnosis, encoder=encoder, split=split, left_out=left_out)
+    write_json(request.out / RECORD, make_plain({"schema": SCHEMA, **record}))
+    _write_maps(request.out / MAPS, measured, ids=material.table.ids)
+    draw_diagnosis(diagnosis, encoder, material, out=request.out, gallery=request.gallery)
+    run.add(list_rows(request, diagnosis, split=split, uri=encoder.spec.uri))
+    run.notes = {"left_out": left_out}
+    _finish(run, material.table, encoder)
+    drop_parts(request.out)
+    write_diagnosis_page(request.out)
+    return request.out
+
+
+def _finish(run: Run, table: ImageTable, encoder: Encoder) -> None:
+    run.data = {
+        "name": table.name,
+        "images": len(table),
+        "fingerprint": hash_json(list(table.hashes())),
+    }
+    run.weights = {"uri": encoder.spec.uri, "fingerprint": encoder.spec.fingerprint}
+    run.finish()
+
+
+def describe(
+    plan: DiagnosisPlan,
+    diagnosis: Diagnosis,
+    *,
+    encoder: Encoder,
+    split: str,
+    left_out: dict[str, str],
+) -> dict[str, Any]:
+    """Return what `diagnosis.json` holds."""
+    table, measured = diagnosis.table, diagnosis.measured
+    sources = {one.rule: list_sources(diagnosis, one) for one in diagnosis.judgements}
+    area = measured.parts[:, 0].mean(axis=1)
+    notes = list(diagnosis.notes)
+    if left_out:
+        notes.append(f"{len(left_out)} images were left out: no mask, or not readable")
+    return {
+        **plan.request.arguments(),
+        "fingerprint": encoder.spec.fingerprint,
+        "dataset": table.name,
+        "split": split,
+        "classes": list(table.classes),
+        "images": len(table),
+        "errors": int(diagnosis.errors.sum()),
+        "objects": None if table.objects is None else len(set(table.objects)),
+        "grid": list(measured.grid),
+        "foreground_area": {
+            "mean": float(area.mean()),
+            "median": float(np.median(area)),
+        },
+        "summaries": describe_summaries(diagnosis),
+        "notes": notes,
+        "left_out": left_out,
+        "predictions": [
+            {
+                "image": table.ids[row],
+                "label": table.classes[int(table.labels[row])],
+                "predicted": table.classes[int(measured.predictions[row])],
+                "similarity": float(measured.similarity[row]),
+                "foreground_area": float(area[row]),
+                "sources": {rule: names[row] for rule, names in sources.items()},
+                "scores": {one.rule: one.scores[row] for one in diagnosis.judgements},
+            }
+            for row in range(len(table))
+        ],
+    }
+
+
+def _select(plan: DiagnosisPlan, table: ImageTable) -> tuple[Material, dict[str, str]]:
+    """Return the images that can be used, and why the others cannot."""
+    request = plan.request
+    masks = find_masks(table, request.masks)
+    left_out = {table.ids[row]: "it has no mask" for row, mask in enumerate(masks) if mask is None}
+    if request.skip_unreadable:
+        for one in find_unreadable(table):
+            left_out.setdefault(table.ids[one.index], one.reason)
+    kept = np.flatnonzero([identity not in left_out for identity in table.ids])
+    if not len(kept):
+        raise TableError("has no image that can be used", where=table.name, mend="mend its paths")
+    others: Sequence[Path | None] | None = None
+    if request.other_masks is not None:
+        found = find_masks(table, request.other_masks)
+        others = [found[row] for row in kept.tolist()]
+    material = Material(
+        table=table.take(kept),
+        masks=[masks[row] for row in kept.tolist()],
+        others=others,
+        texts=np.zeros((0, 0), np.float32),
+    )
+    return material, left_out
+
+
+def _write_maps(path: Path, measured: Measurement, *, ids: Sequence[str]) -> None:
+    tensors = {
+        "maps": measured.maps,
+        "clusters": measured.clusters,
+        "parts": measured.parts,
+        "drops": measured.drops,
+        "grid": np.asarray(measured.grid, np.int64),
+    }
+    with replacing(path) as part:
+        save_file(
+            {name: np.ascontiguousarray(value) for name, value in tensors.items()},
+            part,
+            metadata={"image_ids": json.dumps(list(ids), ensure_ascii=False)},
+        )

@@ -1,0 +1,154 @@
+"""What a diagnosis bears to be said, in sentences: no share without its null."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from fieldmark.metrics.error_shares import (
+    BACKGROUND,
+    FINE_GRAINED,
+    FOREGROUND,
+    NOT_DECIDED,
+    NOT_RESOLVED,
+    OTHER_OBJECT,
+    SourceShare,
+)
+from fieldmark.metrics.intervals import Interval
+from fieldmark.report.diagnosis_parts import DiagnosisParts
+from fieldmark.report.names import DASH
+
+RULES = {
+    "causal": "causal: remove its tokens",
+    "density": "density: mean of the map",
+    "paper": "paper: larger IoU",
+}
+MEANINGS = {
+    "causal": "the score of the predicted class drops more without the background's patches than "
+    "without the object's",
+    "density": "the map of the predicted class is higher on the background than on the object, on "
+    "average, whatever their areas",
+    "paper": "the map, cut at half of its maximum, has the larger IoU with the background; a small "
+    "object makes that likely for any map",
+}
+SOURCE_NAMES = {
+    BACKGROUND: "background",
+    FINE_GRAINED: "object, look-alike class",
+    FOREGROUND: "object",
+    OTHER_OBJECT: "another object",
+    NOT_DECIDED: "undecided",
+    NOT_RESOLVED: "not resolvable",
+}
+STRIPS = {
+    "background": ("Errors by the background", "by every rule"),
+    "foreground": ("Errors by the object", "by no rule the background"),
+    "disagree": ("Errors on which the rules differ", ""),
+    "lucky": ("Right, but by the background", "by every rule"),
+}
+
+
+def write_percent(value: float) -> str:
+    """Write a share as a percentage.
+
+    Example:
+        >>> write_percent(0.1234), write_percent(float("nan")) == DASH
+        ('12.3 %', True)
+    """
+    return DASH if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def write_range(interval: Interval) -> str:
+    """Write an interval of a share in percent, nothing where it is undefined.
+
+    Example:
+        >>> write_range(Interval(0.1, 0.25))
+        '[10.0, 25.0]'
+    """
+    if math.isnan(interval.low):
+        return ""
+    return f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def write_title(parts: DiagnosisParts) -> str:
+    """Write the headline: the background's share of the errors, by the first rule."""
+    rule = next(iter(parts.groups))
+    share = parts.find(rule, "errors").shares[BACKGROUND]
+    if not share.of:
+        return "No error to lay to anything"
+    return f"The background drove {write_percent(share.share)} of {share.of:,} errors"
+
+
+def write_sentences(parts: DiagnosisParts) -> tuple[str, ...]:
+    """Write what was looked at and what the first rule found."""
+    values = parts.values
+    images, errors = int(values["images"]), int(values["errors"])
+    area = write_percent(float(values["foreground_area"]["median"]))
+    lines = [
+        f"{errors:,} of {images:,} images are named wrong. The object covers {area} of the patches "
+        "in the median image."
+    ]
+    rule = next(iter(parts.groups))
+    share = parts.find(rule, "errors").shares[BACKGROUND]
+    lines.append(f"By the rule {rule}: {_judge(share)}")
+    hits = parts.find(rule, "hits").shares[BACKGROUND]
+    if hits.of:
+        lines.append(
+            f"{hits.hits:,} of {hits.of:,} right answers were given by the background as well "
+            f"({write_percent(hits.share)}): right, for the wrong reason."
+        )
+    return tuple(lines)
+
+
+def list_source_lines(parts: DiagnosisParts, *, kind: str) -> Iterator[tuple[tuple[str, str], ...]]:
+    """Yield the cells of the table rule x source: text, and a quieter text beside it.
+
+    Sources beside the main ones have a line where there is an image of theirs, and look-alikes
+    where somebody told them apart.
+    """
+    core = {BACKGROUND, FOREGROUND}
+    if parts.values["similar"] != "none" and kind == "errors":
+        core.add(FINE_GRAINED)
+    for rule in parts.groups:
+        group = parts.find(rule, kind)
+        for place, (source, share) in enumerate(
+            (name, one) for name, one in group.shares.items() if one.hits or name in core
+        ):
+            yield (
+                (RULES.get(rule, rule) if not place else "", ""),
+                (SOURCE_NAMES.get(source, source), ""),
+                (write_percent(share.share), write_range(share.interval)),
+                (write_percent(share.null), ""),
+                (write_percent(share.corrected), write_range(share.corrected_interval)),
+                (write_percent(share.of_images), ""),
+                (write_percent(share.corrected_of_images), ""),
+                (f"{share.hits:,} of {share.of:,}", ""),
+            )
+
+
+def list_group_lines(parts: DiagnosisParts, *, kind: str) -> Iterator[tuple[tuple[str, str], ...]]:
+    """Yield for each class or attribute the background's share of its errors, by each rule."""
+    first = next(iter(parts.groups))
+    for place, group in enumerate(parts.groups[first]):
+        if group.kind != kind:
+            continue
+        cells = [(group.name, ""), (f"{group.images:,}", "")]
+        for rule in parts.groups:
+            share = parts.groups[rule][place].shares[BACKGROUND]
+            cells.append((write_percent(share.share), write_range(share.interval)))
+            cells.append((write_percent(share.corrected), ""))
+        yield tuple(cells)
+
+
+def _judge(share: SourceShare) -> str:
+    counted = f"{share.hits:,} of {share.of:,} errors are the background's"
+    if math.isnan(share.null):
+        return f"{counted}. Its null was not measured, so chance may be part of that."
+    text = f"{counted}, where chance alone would say {write_percent(share.null)}"
+    low, high = share.corrected_interval
+    if math.isnan(low):
+        return f"{text}; chance leaves no room to say more."
+    if low > 0:
+        return f"{text}: more than chance ({write_percent(share.corrected)} of what is left)."
+    if high < 0:
+        return f"{text}: less than chance. These errors come from the object rather."
+    return f"{text}: not told from chance."
