@@ -1,167 +1,265 @@
 """Does the causal rule see what an encoder answers by, where that is known?
 
-    python benchmarks/planted_background.py [--model packaged:dinov2-small@98] [--draws 10]
+    python benchmarks/planted_background.py [--model packaged:dinov2-small@224]
 
-Composites of `stamps`: animals on scenes of land or water. Two sets of class embeddings are fitted
-on composites of the training scenes, where animal and scene are independent, and judged on other
-composites on other scenes. One answers by the scene: its errors are counted against the animal, and
-the causal rule should call at least 95 % of them background-driven. The other answers by the
-animal: its errors are counted against the scene, at most 5 % should be called so. `probe` is
-logistic regression without an intercept, `mean` the mean embedding of each class. With two classes
-whose probe weights are opposite, cosine, margin and log-softmax agree by construction; with class
-means the cosine has an offset that both classes share, which the margin leaves out.
+Cut-outs of `stamps` (animals, artefacts) stand on each of its scenes (land, water), crossed. From
+half of the composites, spread over all objects and scenes, an encoder is made that answers by the
+scene, or one that answers by the object; it is judged on the other half, and the other way round.
+To make it, what distinguishes the objects (or the scenes) is projected out of the embeddings: the
+span of their means. Then a probe is fitted on the scene (or the object). No patch is removed for
+that, so that the making knows nothing of the rule.
 
-On dinov2-small@98 both targets are missed: about 80 % for the scene and 40 % for the animal. On a
-grid of 7 x 7 the animal covers 15 % of the patches by the rule of half a patch and touches 35 %, so
-that patches of the border carry either cue into the other part: a probe on the animal is right for
-65 % of the images from the background's patches alone, and for 50 %, which is chance, once all
-patches that the animal touches are removed as well. Confident answers come off better.
+The encoder of the scene errs where its answer is not the object's class; at least 95 % of these
+errors should be called background-driven. The encoder of the object errs where its answer is not
+the scene's class; at most 5 % should be.
 
-`size null` is the share that random sets of patches of the same sizes are called background, and
-`swapped` gives each image the mask of another.
+Whether the encoder is what it was made to be is measured in pixels, without the rule. As all
+objects stand on all scenes, the margin of each composite is a mean, an effect of its object, one of
+its scene, and a rest. `planted` counts the errors whose scene (or object) speaks more for the
+answer than the other does: no rule can be right more often. `agrees` counts on how many errors the
+rule says the same.
+
+Rules: `touched` is the library's. `half` gives each patch to what covers half of it; `bare` removes
+what is touched and paints nothing over. Intervals resample objects, and scenes; the wider is shown.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from fieldmark.attribution.error_sources import (
-    Score,
     divide_patches,
     encode_parts,
     judge_removals,
     measure_drops,
+    paint_background,
+    touch_patches,
 )
 from fieldmark.attribution.foreground import prepare_mask
-from fieldmark.benchmarks.jobs import TaskRef
-from fieldmark.benchmarks.runner import open_ref
+from fieldmark.core.fetch import fetch_debian
 from fieldmark.core.seeds import generator
-from fieldmark.data.images import read_grey
-from fieldmark.data.tables import ImageTable
+from fieldmark.data.backgrounds import fit_background
+from fieldmark.data.datasets import stamps
+from fieldmark.data.datasets.composites import _paste
 from fieldmark.metrics.error_shares import BACKGROUND, summarise_sources
 from fieldmark.metrics.overlap import UNRESOLVABLE
 from fieldmark.models.encoder import Encoder
 from fieldmark.models.load import load_encoder
 
-BATCH = 40
-# Share of the patches from which on an object counts as large.
-LARGE = 0.2
-# As the demo builds it, so that it is found in the cache.
-OPTIONS = {
-    "task": "birds-mammals",
-    "correlation": 1.0,
-    "seed": 0,
-    "per_class": 100,
-    "per_group": 50,
-}
-FITTED, JUDGED = ("train_balanced",), ("test_seen", "test_unseen")
+CLASSES = {"land bird": 0, "water bird": 0, "mammal": 0, "artefact": 1, "land": 0, "water": 1}
+SIDE, SCALES, BATCH = 224, (0.55, 0.9), 12
+RULES = ("touched", "half", "bare")
+# Shares of the patches below which an object is small, and from which on it is large.
+SIZES = (0.15, 0.3)
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class Thing(NamedTuple):
+    """A cut-out or a scene: its place in the list of its kind, its class, its picture."""
+
+    number: int
+    label: int
+    image: Image.Image
+    scale: float
 
 
 class Looked(NamedTuple):
-    """Composites of some splits: embeddings (n,1+draws,3,D), parts (n,2,N) and the rows."""
+    """Composites: embeddings (n,R,3,D) by rule, parts (n,2,N), object and scene of each."""
 
-    embeddings: np.ndarray
-    parts: np.ndarray
-    table: ImageTable
+    embeddings: Floats
+    parts: NDArray[np.bool_]
+    objects: Ints
+    scenes: Ints
+    labels: Ints
+    kinds: Ints
 
 
-def look(
-    encoder: Encoder, table: ImageTable, *, splits: tuple[str, ...], draws: int, swapped: bool
-) -> Looked:
-    rows = [i for i, split in enumerate(table.splits or ()) if split in splits]
-    chosen = table.take(rows)
-    masks = [mask for mask in chosen.masks or () if mask is not None]
-    if swapped:
-        order = generator(0, "swapped").permutation(len(masks))
-        masks = [masks[i] for i in order]
+class Answers(NamedTuple):
+    """Answers of a planted encoder: margins (n,), classes (n,), drops (n,R,2), the cue (n,)."""
+
+    margins: Floats
+    predictions: Ints
+    drops: Floats
+    wanted: Ints
+
+
+def draw_things(role: str, *, count: int) -> list[Thing]:
+    """Draw so many of each of two classes."""
+    files = [f for f in stamps.read_list() if f.role == role and f.label in CLASSES]
+    folders = {f.package: fetch_debian(f.package) for f in files}
+    random, found = generator(0, "planted background", role), []
+    for label in (0, 1):
+        group = sorted((f for f in files if CLASSES[f.label] == label), key=lambda f: f.id)
+        for i in random.permutation(len(group))[:count]:
+            file = group[int(i)]
+            if role == "cutout":
+                image = stamps._read_cutout(folders[file.package] / file.file)
+            else:
+                image = fit_background(stamps._open_scene(file, folders).crops[0](), side=SIDE)
+            found.append(Thing(len(found), label, image, float(random.uniform(*SCALES))))
+    return found
+
+
+def look(encoder: Encoder, *, objects: list[Thing], scenes: list[Thing]) -> Looked:
+    """Embed each object on each scene, whole and without each part, by each rule."""
+    pairs = [(thing, scene) for scene in scenes for thing in objects]
     embedded, divided = [], []
-    for start in range(0, len(chosen), BATCH):
-        images, shapes = [], []
-        for row in range(start, min(start + BATCH, len(chosen))):
-            image = chosen.read(row)
-            mask = prepare_mask(read_grey(masks[row]), image=image, encoder=encoder)
-            images.append(encoder.preprocess(image))
-            shapes.append((mask > 0.5).float())
-        parts = divide_patches(torch.stack(shapes), grid=encoder.spec.grid)
-        divided.append(parts)
-        embedded.append(
-            encode_parts(
-                encoder, torch.stack(images), parts,
-                draws=draws, ids=chosen.ids[start : start + BATCH],
-            )
-        )  # fmt: skip
-    return Looked(np.concatenate(embedded), np.concatenate(divided), chosen)
+    for start in range(0, len(pairs), BATCH):
+        drawn = [
+            _paste(thing.image, scene.image, side=SIDE, scale=thing.scale)
+            for thing, scene in pairs[start : start + BATCH]
+        ]
+        images = torch.stack([encoder.preprocess(image) for image, _ in drawn])
+        masks = torch.stack([prepare_mask(m, image=i, encoder=encoder) for i, m in drawn])
+        half = divide_patches(masks, grid=encoder.spec.grid)
+        touched = touch_patches(masks, grid=encoder.spec.grid)
+        painted = paint_background(images, masks, spec=encoder.spec)
+        # Whole, without the object, without the background; then the same by the other rules.
+        own = encode_parts(encoder, images, touched, painted=painted)[:, 0]
+        other = encode_parts(encoder, images, half)[:, 0]
+        bare = own.copy()
+        bare[:, 2] = encode_parts(encoder, images, touched[:, 1:])[:, 0, 1]
+        embedded.append(np.stack([own, other, bare], axis=1).astype(np.float64))
+        divided.append(half)
+    things, places = zip(*pairs, strict=True)
+    return Looked(
+        np.concatenate(embedded),
+        np.concatenate(divided),
+        *(np.array([getattr(one, name) for one in kind])
+          for name in ("number", "label") for kind in (things, places)),
+    )  # fmt: skip
 
 
-def fit_classes(whole: np.ndarray, target: np.ndarray, *, kind: str) -> np.ndarray:
-    if kind == "mean":
-        classes = np.stack([whole[target == c].mean(axis=0) for c in (0, 1)])
-    else:
-        probe = LogisticRegression(C=100.0, fit_intercept=False, max_iter=2000)
-        weights = probe.fit(whole, target).coef_[0]
-        classes = np.stack([-weights, weights])
-    return np.asarray(classes / np.linalg.norm(classes, axis=1, keepdims=True), np.float32)
+def halve(looked: Looked) -> NDArray[np.bool_]:
+    """Choose half of the composites, half of each object's in each class of scene."""
+    random, chosen = generator(0, "planted background", "halves"), np.zeros(len(looked.parts), bool)
+    for thing in np.unique(looked.objects):
+        for kind in (0, 1):
+            rows = np.flatnonzero((looked.objects == thing) & (looked.kinds == kind))
+            chosen[random.permutation(rows)[: len(rows) // 2]] = True
+    return chosen
 
 
-def report(fitted: Looked, judged: Looked, *, cue: str, kind: str, score: Score) -> str:
-    targets = {
-        name: (
-            np.asarray(part.table.labels),
-            np.asarray(part.table.attributes),
+def make_classes(whole: Floats, labels: Ints, *, disturbing: Ints) -> tuple[Floats, float]:
+    """Fit a probe on what the disturbing cue leaves: weights (D,) and an intercept."""
+    means = np.stack([whole[disturbing == one].mean(axis=0) for one in np.unique(disturbing)])
+    _, sizes, axes = np.linalg.svd(means - means.mean(axis=0), full_matrices=False)
+    axes = axes[sizes > 1e-8]
+    free = np.eye(whole.shape[1]) - axes.T @ axes
+    probe = LogisticRegression(C=100.0, max_iter=3000).fit(whole @ free, labels)
+    weights, intercept = free @ probe.coef_[0], float(probe.intercept_[0])
+    spread = float((whole @ weights).std())
+    return weights / spread, intercept / spread
+
+
+def answer(looked: Looked, *, cue: str) -> Answers:
+    """Make the encoder from one half of the composites and let it answer the other, both ways.
+
+    A dimension of 1 more carries the probe's intercept: all embeddings keep one norm.
+    """
+    wanted, disturbing = (
+        (looked.kinds, looked.objects) if cue == "scene" else (looked.labels, looked.scenes)
+    )
+    one = np.ones((*looked.embeddings.shape[:-1], 1))
+    embeddings = np.concatenate([looked.embeddings, one], axis=-1).astype(np.float32)
+    margins, drops = np.zeros(len(wanted)), np.zeros((len(wanted), len(RULES), 2))
+    first = halve(looked)
+    for fitted, judged in ((first, ~first), (~first, first)):
+        weights, intercept = make_classes(
+            looked.embeddings[fitted, 0, 0], wanted[fitted], disturbing=disturbing[fitted]
         )
-        for name, part in (("fitted", fitted), ("judged", judged))
-    }
-    mine, other = (1, 0) if cue == "scene" else (0, 1)
-    classes = fit_classes(fitted.embeddings[:, 0, 0], targets["fitted"][mine], kind=kind)
-    predictions = (judged.embeddings[:, 0, 0] @ classes.T).argmax(axis=1)
-    drops = measure_drops(judged.embeddings, classes, predictions=predictions, score=score)
-    found = judge_removals(drops, judged.parts)
-    errors = predictions != targets["judged"][other]
-    share = summarise_sources(
-        found.verdicts, errors, parts=2, null=found.null, objects=judged.table.objects
+        probe = np.append(weights, intercept).astype(np.float32) / 2
+        mine = embeddings[judged]
+        margins[judged] = 2 * mine[:, 0, 0] @ probe
+        drops[judged] = measure_drops(
+            mine, np.stack([-probe, probe]),
+            predictions=(margins[judged] > 0).astype(np.int64), score="margin",
+        )  # fmt: skip
+    return Answers(margins, (margins > 0).astype(np.int64), drops, wanted)
+
+
+def split_effects(margins: Floats, looked: Looked) -> tuple[Floats, Floats]:
+    """Return what object and scene add to each margin: two effects of a crossed table."""
+    table = np.zeros((looked.objects.max() + 1, looked.scenes.max() + 1))
+    table[looked.objects, looked.scenes] = margins
+    rows, columns = table.mean(axis=1) - table.mean(), table.mean(axis=0) - table.mean()
+    return rows[looked.objects], columns[looked.scenes]
+
+
+def describe(looked: Looked, *, cue: str) -> None:
+    """Print what each rule says of the errors of one planted encoder."""
+    found = answer(looked, cue=cue)
+    errors = found.predictions != (looked.labels if cue == "scene" else looked.kinds)
+    sign = 2 * found.predictions - 1
+    by_object, by_scene = (sign * one for one in split_effects(found.margins, looked))
+    truth = by_scene > by_object
+    planted = truth if cue == "scene" else ~truth
+    right = (found.predictions == found.wanted).mean()
+    print(
+        f"{cue}: answers by it {right:.1%} of {len(errors)}; errors {errors.sum()}, "
+        f"planted {planted[errors].mean():.1%}"
     )
-    by = {one.source: one for one in share}[BACKGROUND]
-    planted = errors & (targets["judged"][0] != targets["judged"][1])
-    inside = found.verdicts[planted]
-    right = float((predictions == targets["judged"][mine]).mean())
-    low, high = by.interval
-    alone = judged.embeddings[:, 0] @ classes.T
-    # Kept without the object is the background alone, and the other way round.
-    kept = (alone.argmax(axis=-1) == predictions[:, None])[errors].mean(axis=0)
-    large = planted & (judged.parts[:, 0].mean(axis=1) >= LARGE)
-    return (
-        f"{cue:7}{kind:7}{score:12} answers by it {right:6.1%}  errors {by.of:4d}  "
-        f"background {by.share:6.1%} [{low:.1%}, {high:.1%}]  size null {by.null:6.1%}  "
-        f"corrected {by.corrected:7.1%}  where the cues disagree {(inside == 1).mean():6.1%} "
-        f"of {len(inside)}, large objects {(found.verdicts[large] == 1).mean():6.1%} of "
-        f"{large.sum()}  "
-        f"answer kept by the background alone {kept[1]:.0%}, by the object alone {kept[2]:.0%}  "
-        f"unresolvable {(found.verdicts[errors] == UNRESOLVABLE).sum()}"
-    )
+    sure = np.abs(found.margins) >= np.median(np.abs(found.margins[errors]))
+    area = looked.parts[:, 0].mean(axis=1)
+    sizes = {"small": area < SIZES[0], "middle": (area >= SIZES[0]) & (area < SIZES[1]),
+             "large": area >= SIZES[1]}  # fmt: skip
+    for place, rule in enumerate(RULES):
+        judged = judge_removals(found.drops[:, place, None], looked.parts)
+        shares = [share_background(judged.verdicts, errors, of=of) for of in looked[2:4]]
+        share, low, high, count = max(shares, key=lambda one: one[2] - one[1])
+        called, usable = judged.verdicts == 1, errors & (judged.verdicts != UNRESOLVABLE)
+        groups = {"sure": sure, "unsure": ~sure, "planted": planted, **sizes}
+        parts = ", ".join(
+            f"{name} {called[usable & which].mean():.1%} of {(usable & which).sum()}"
+            for name, which in groups.items()
+            if (usable & which).any()
+        )
+        print(
+            f"  {rule:8} background {share:.1%} [{low:.1%}, {high:.1%}] of {count}; "
+            f"agrees {(called == truth)[usable].mean():.1%}; "
+            f"unresolvable {(errors & ~usable).sum()}; {parts}",
+            flush=True,
+        )
+
+
+def share_background(
+    verdicts: Ints, errors: NDArray[np.bool_], *, of: Ints
+) -> tuple[float, float, float, int]:
+    """Return the background's share of the errors that can be resolved, with its interval."""
+    usable = errors & (verdicts != UNRESOLVABLE)
+    shares = summarise_sources(verdicts, usable, parts=2, objects=[str(one) for one in of])
+    by = next(one for one in shares if one.source == BACKGROUND)
+    return by.share, *by.interval[:2], by.of
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="packaged:dinov2-small@98")
-    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--model", default="packaged:dinov2-small@224")
+    parser.add_argument("--objects", type=int, default=8, help="of each of two classes")
+    parser.add_argument("--scenes", type=int, default=6, help="of each of two classes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    table = open_ref(TaskRef(dataset="stamps", options=OPTIONS)).table
     encoder = load_encoder(arguments.model, device="cpu")
-    fitted = look(encoder, table, splits=FITTED, draws=0, swapped=False)
-    for swapped in (False, True):
-        draws = 0 if swapped else arguments.draws
-        judged = look(encoder, table, splits=JUDGED, draws=draws, swapped=swapped)
-        print("masks swapped between images" if swapped else "exact masks")
-        for cue in ("scene", "object"):
-            for kind in ("probe", "mean"):
-                for score in get_args(Score):
-                    print(report(fitted, judged, cue=cue, kind=kind, score=score), flush=True)
+    looked = look(
+        encoder,
+        objects=draw_things("cutout", count=arguments.objects),
+        scenes=draw_things("scene", count=arguments.scenes),
+    )
+    sizes = looked.parts[:, 0].mean(axis=1)
+    print(
+        f"{arguments.model}: {len(sizes)} composites, the object covers {np.median(sizes):.1%} of "
+        f"the patches in the median one ({sizes.min():.1%} to {sizes.max():.1%})"
+    )
+    for cue in ("scene", "object"):
+        describe(looked, cue=cue)
 
 
 if __name__ == "__main__":

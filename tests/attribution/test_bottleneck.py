@@ -125,7 +125,7 @@ def test_every_family_gives_finite_maps_that_do_not_depend_on_the_batch(family):
     )
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 7, 18])
+@pytest.mark.parametrize("batch_size", [1, 7, 18])
 def test_how_a_batch_is_split_does_not_matter_and_bounds_what_runs(batch_size, monkeypatch):
     encoder = load_tiny("clip", double=True)
     whole = make_subject(encoder, config=QUICK)
@@ -192,7 +192,7 @@ def test_towers_without_blocks_are_refused_by_name(family):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("family", ["clip", "siglip", "vit-mean"])
+@pytest.mark.parametrize("family", ["clip", "hf-siglip", "clip-mean"])
 def test_half_and_double_precision_give_much_the_same_maps(family, dtype):
     subject = make_subject(load_tiny(family), count=1, config=QUICK)
     cast = dataclasses.replace(subject, encoder=subject.encoder.place(dtype=dtype))

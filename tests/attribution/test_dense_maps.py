@@ -238,7 +238,7 @@ def test_callers_may_be_in_inference_mode_and_grids_need_not_be_square():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("family", ["clip", "siglip", "vit-mean"])
+@pytest.mark.parametrize("family", ["clip", "hf-siglip", "clip-mean"])
 def test_half_and_double_precision_give_much_the_same_maps(family, dtype):
     subject = make_subject(load_tiny(family), count=1)
     cast = dataclasses.replace(subject, encoder=subject.encoder.place(dtype=dtype))

@@ -149,6 +149,7 @@ def test_occlusion_of_single_patches_worked_by_hand():
     expected = torch.full((4, 4), outside)
     expected[1:3, 1:3] = inside
     torch.testing.assert_close(maps.values[0, 0], expected, atol=1e-6, rtol=0)
+    assert maps.similarity is not None
     assert maps.similarity[0, 0].item() == pytest.approx(2**-0.5)
     assert outside < 0 < inside
 

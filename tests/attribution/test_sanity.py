@@ -136,7 +136,7 @@ def test_rank_correlations_of_texts_worked_by_hand():
     found = Attributions(
         method="planted",
         values=values,
-        similarity=np.zeros((2, 3)),
+        similarity=np.zeros((2, 3), np.float32),
         no_support=np.zeros((2, 3), bool),
     )
     assert compare_texts(found, texts=[0, 2]) == pytest.approx([(-1 + 0.5) / 2, 1.0])

@@ -47,13 +47,13 @@ def enumerate_picks(values, hits):
     return np.mean(overlaps)
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(cases())
 def test_iou_is_the_mean_over_all_ways_to_break_ties(case):
     assert iou_at_area(*case)[0] == pytest.approx(enumerate_picks(*case))
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(cases())
 def test_precision_and_auroc_agree_with_sklearn(case):
     truth, score = case[1].ravel(), case[0].ravel()
@@ -62,7 +62,7 @@ def test_precision_and_auroc_agree_with_sklearn(case):
     assert auroc(*case)[0] == pytest.approx(sklearn.metrics.roc_auc_score(truth, score))
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(cases())
 def test_a_monotone_change_of_the_map_changes_no_ranking_metric(case):
     values, mask = case
@@ -70,7 +70,7 @@ def test_a_monotone_change_of_the_map_changes_no_ranking_metric(case):
         assert metric(np.exp(values) * 3 - 7, mask) == pytest.approx(metric(values, mask))
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(cases())
 def test_all_metrics_are_shares(case):
     found = measure_localisation(*case)
@@ -79,7 +79,7 @@ def test_all_metrics_are_shares(case):
     assert not any(np.isnan(row).any() for row in found[1:])
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(cases(), st.floats(1e-3, 1e3))
 def test_energy_is_free_of_scale_and_splits_between_mask_and_rest(case, factor):
     values, mask = case

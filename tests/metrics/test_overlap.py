@@ -37,7 +37,7 @@ def test_iou_is_that_of_sets_of_patches(values, mask):
     assert found == pytest.approx([iou_of_sets(values, mask), iou_of_sets(values, ~mask)])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(MASKS, arrays(np.int64, 12, elements=st.integers(0, 3)), st.data())
 def test_regions_give_what_patches_give(mask, clusters, data):
     values = data.draw(arrays(np.float64, 4, elements=st.floats(0.01, 1)))

@@ -72,13 +72,11 @@ def test_the_signed_view_tells_for_from_against():
 
 
 @settings(max_examples=30, deadline=None)
-@given(arrays.arrays(np.float64, (2, 3, 3), elements=st.floats(-1e6, 1e6)))
-def test_scaling_keeps_signs_and_order(values):
+@given(arrays.arrays(np.float64, (2, 3, 3), elements=st.integers(-1000, 1000)))
+def test_scaling_keeps_signs_and_zero(values):
     scaled = scale_signed(values)
     assert np.abs(scaled).max() <= 1
-    assert np.array_equal(np.sign(scaled) * (np.abs(values) > 1e-300), np.sign(values)) or (
-        np.abs(values[values != 0]).min() < 1e-290
-    )
+    assert np.array_equal(np.sign(scaled), np.sign(values))
 
 
 def test_edges_are_the_pixels_beside_another_label():

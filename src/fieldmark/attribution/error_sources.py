@@ -2,9 +2,15 @@
 
 Three rules. `paper`: the map of the predicted class, binarised at half of its maximum, overlaps
 more with the one or with the other (CCI paper, section 3.1). `density`: its mean is larger over the
-one or over the other, whatever their areas. `causal`: no map at all; the tokens of each part are
-removed, and the score of the predicted class drops more without the one or without the other
-(facts/attribution.md section 5). The paper explains only errors; hits have a source as well.
+one or over the other, whatever their areas. `causal`: no map at all; each part is removed, and the score
+of the predicted class drops more without the one or without the other (facts/attribution.md
+section 5). The paper explains only errors; hits have a source as well.
+
+What is removed for the causal rule has to be gone. By the rule of half a patch the border of the
+object stays in the background's patches, and an object is often known by its border alone; scraps
+of the scene stay in the object's. So a part goes with every patch that it touches (`touch_patches`),
+and where the background goes, what shows of it beside the object is painted over
+(`paint_background`): without the object no pixel of it is left, and without the background none.
 Shape letters: B images, C classes, P parts, R regions, N patches, h and w rows and columns of the
 grid, H and W pixels, D embedding dimensions.
 """
@@ -38,13 +44,16 @@ from fieldmark.metrics.overlap import (
     is_resolvable,
     score_parts,
 )
-from fieldmark.models.encoder import Encoder
+from fieldmark.models.encoder import Encoder, EncoderSpec
 from fieldmark.models.token_removal import encode_kept
 
 Rule = Literal["causal", "density", "paper"]
 RULES: tuple[Rule, ...] = ("causal", "density", "paper")
 MAP_RULES: tuple[MapRule, ...] = ("density", "paper")
 Score = Literal["cosine", "log-softmax", "margin"]
+# An object touches a patch from this share of its pixels on: 4 of 14 x 14. What resampling leaves
+# of its edge, or a stray pixel of a mask, is less.
+LEAST_TOUCH = 0.02
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -65,17 +74,22 @@ class Judgement:
 
 
 def divide_patches(
-    mask_BHW: Tensor, *, grid: tuple[int, int], other_BHW: Tensor | None = None
+    mask_BHW: Tensor,
+    *,
+    grid: tuple[int, int],
+    other_BHW: Tensor | None = None,
+    least_share: float = LEAST_SHARE,
 ) -> NDArray[np.bool_]:
     """Divide the patches of each image into foreground, other object and background.
 
-    A patch belongs to an object that covers at least half of it, the target before the other; what
-    is left is background.
+    A patch belongs to an object that covers at least so much of it, the target before the other;
+    what is left is background.
 
     Args:
         mask_BHW: (B,H,W) in [0, 1], the target.
         grid: rows and columns of patches.
         other_BHW: (B,H,W) in [0, 1], other objects, for three parts in place of two.
+        least_share: of its pixels that makes a patch an object's: half of them by default.
 
     Returns:
         bool (B,P,N), foreground first, background last; each patch in one part. A part may be
@@ -88,7 +102,7 @@ def divide_patches(
         >>> divide_patches(torch.tensor([[[1.0, 1.0, 0.0, 0.0]]]), grid=(1, 2)).tolist()
         [[[True, False], [False, True]]]
     """
-    target = share_foreground(mask_BHW, grid=grid).flatten(1) >= LEAST_SHARE
+    target = share_foreground(mask_BHW, grid=grid).flatten(1) >= least_share
     if other_BHW is None:
         return torch.stack([target, ~target], dim=1).cpu().numpy()
     if other_BHW.shape != mask_BHW.shape:
@@ -97,8 +111,49 @@ def divide_patches(
             f"{tuple(other_BHW.shape)}",
             mend="draw both for the same images",
         )
-    other = (share_foreground(other_BHW, grid=grid).flatten(1) >= LEAST_SHARE) & ~target
+    other = (share_foreground(other_BHW, grid=grid).flatten(1) >= least_share) & ~target
     return torch.stack([target, other, ~target & ~other], dim=1).cpu().numpy()
+
+
+def touch_patches(
+    mask_BHW: Tensor, *, grid: tuple[int, int], other_BHW: Tensor | None = None
+) -> NDArray[np.bool_]:
+    """Divide the patches by what touches them: what the causal rule removes.
+
+    As `divide_patches`, but an object has every patch that it touches, and only patches without
+    any object are background.
+
+    Example:
+        >>> mask = torch.zeros(1, 2, 30)
+        >>> mask[:, 0, :11] = 1
+        >>> touch_patches(mask, grid=(1, 3)).tolist()
+        [[[True, True, False], [False, False, True]]]
+    """
+    return divide_patches(mask_BHW, grid=grid, other_BHW=other_BHW, least_share=LEAST_TOUCH)
+
+
+def paint_background(image_BCHW: Tensor, object_BHW: Tensor, *, spec: EncoderSpec) -> Tensor:
+    """Paint over what is not object with the mean colour of the encoder's training images.
+
+    Args:
+        image_BCHW: (B,3,H,W), uint8 or normalised float.
+        object_BHW: (B,H,W) in [0, 1], 1 on all objects.
+        spec: knows the mean colour.
+
+    Returns:
+        (B,3,H,W) of the same kind.
+
+    Example:
+        >>> from fieldmark.testing import FakeEncoder
+        >>> image = torch.full((1, 3, 1, 2), 200, dtype=torch.uint8)
+        >>> paint_background(image, torch.tensor([[[1.0, 0.0]]]), spec=FakeEncoder().spec)[0, 0]
+        tensor([[200,   0]], dtype=torch.uint8)
+    """
+    shown = object_BHW[:, None].to(image_BCHW.device)
+    if image_BCHW.dtype != torch.uint8:
+        return image_BCHW * shown.to(image_BCHW.dtype)
+    mean = 255 * torch.tensor(spec.mean, device=image_BCHW.device).view(1, 3, 1, 1)
+    return (image_BCHW * shown + mean * (1 - shown)).round().to(torch.uint8)
 
 
 def encode_parts(
@@ -106,6 +161,7 @@ def encode_parts(
     images: Tensor,
     parts: NDArray[np.bool_],
     *,
+    painted: Tensor | None = None,
     draws: int = 0,
     ids: Sequence[str] = (),
     seed: int = 0,
@@ -116,7 +172,9 @@ def encode_parts(
     Args:
         encoder: any encoder that gives tokens.
         images: (B,3,H,W), uint8 or normalised float.
-        parts: (B,P,N), as `divide_patches` makes them.
+        parts: (B,P,N), as `touch_patches` makes them.
+        painted: (B,3,H,W) as `paint_background` makes them, for what is left without the
+            background, the last part; the images themselves by default.
         draws: how many random divisions into parts of the same sizes to embed as well; each costs
             about as much as its images whole.
         ids: B names that chance is drawn by, needed with `draws`.
@@ -125,12 +183,12 @@ def encode_parts(
 
     Returns:
         (B,1+draws,P+1,D): of each division, the whole image first, then without each part. The
-        first division is the true one. NaN where nothing is left of an image.
+        first division is the true one. NaN where nothing is left of an image, not one patch.
 
     Raises:
         UnsupportedEncoderError: the tower gives no tokens, or not as many as `parts` has.
     """
-    images_count, count, patches = parts.shape
+    patches = parts.shape[2]
     if patches != np.prod(encoder.spec.grid) and patches != np.prod(
         encoder.tokens(images[:1]).grid
     ):
@@ -141,14 +199,28 @@ def encode_parts(
         )
     dealt = draw_partitions(parts, ids=ids, draws=draws, seed=seed) if draws else None
     removed = parts[:, None] if dealt is None else np.concatenate([parts[:, None], dealt], axis=1)
-    variants = (~removed).reshape(images_count, -1, patches)
-    kept = np.concatenate([np.ones((images_count, 1, patches), bool), variants], axis=1)
+    kept = (~removed).reshape(len(parts), -1, patches)
+    shown = kept.copy()
+    if painted is not None:
+        # It is embedded below, from other pixels.
+        shown[:, parts.shape[1] - 1] = False
+    whole = np.ones((len(parts), 1, patches), bool)
+    embedded = _embed(encoder, images, np.concatenate([whole, shown], axis=1), batch_size)
+    if painted is not None:
+        place = parts.shape[1]
+        embedded[:, place] = _embed(encoder, painted, kept[:, place - 1, None], batch_size)[:, 0]
+    shape = (*removed.shape[:3], embedded.shape[-1])
+    first = np.broadcast_to(embedded[:, :1, None], (*shape[:2], 1, shape[-1]))
+    return np.concatenate([first, embedded[:, 1:].reshape(shape)], axis=2)
+
+
+def _embed(
+    encoder: Encoder, images: Tensor, kept: NDArray[np.bool_], batch_size: int
+) -> NDArray[np.float32]:
     with torch.inference_mode():
         found = encode_kept(encoder, images, torch.from_numpy(kept), batch_size=batch_size)
-    embedded = found.float().cpu().numpy()
-    shape = (images_count, 1 + draws, count, embedded.shape[-1])
-    whole = np.broadcast_to(embedded[:, :1, None], (*shape[:2], 1, shape[-1]))
-    return np.concatenate([whole, embedded[:, 1:].reshape(shape)], axis=2)
+    # What a class token says of no patch at all says nothing of an image.
+    return np.where(kept.any(axis=-1)[..., None], found.float().cpu().numpy(), np.float32(np.nan))
 
 
 def measure_drops(
@@ -198,7 +270,9 @@ def judge_removals(drops: Floats, parts: NDArray[np.bool_]) -> Judgement:
 
     Args:
         drops: (B,1+draws,P): the true division, then random ones for the null.
-        parts: (B,P,N), as `divide_patches` makes them.
+        parts: (B,P,N), as `divide_patches` makes them: an image whose object is below half a patch
+            is not resolvable, as for the other rules. Nor is one of which nothing is left without
+            the object, or without the background.
 
     Returns:
         The judgement; its null is None without random divisions.
@@ -209,7 +283,8 @@ def judge_removals(drops: Floats, parts: NDArray[np.bool_]) -> Judgement:
         [1]
     """
     present = parts.any(axis=-1)
-    resolvable = np.asarray(is_resolvable(parts))[:, None]
+    left = ~np.isnan(drops[:, 0, 0]) & ~np.isnan(drops[:, 0, -1])
+    resolvable = (np.asarray(is_resolvable(parts)) & left)[:, None]
     shown = np.where(present[:, None], drops, np.nan)
     verdicts = find_source(shown, resolvable=resolvable)
     null = None

@@ -1,4 +1,4 @@
-"""`fieldmark covar`: build a benchmark in which one thing changes at a time."""
+"""`fieldmark covar`: a benchmark in which one thing changes at a time, and encoders on it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from fieldmark.cli import options
+from fieldmark.cli.covar_evaluate import evaluate
 from fieldmark.cli.progress import say, show_progress
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Build a benchmark in which one thing about an image changes at a time.",
+    help="Build a benchmark in which one thing about an image changes at a time, and use it.",
 )
 # The pool of Debian packages, in place of a folder.
 STAMPS = "stamps"
@@ -61,7 +62,7 @@ Viewpoint = Annotated[
 
 @app.callback()
 def covar() -> None:
-    """Take verbs: `fieldmark covar build`."""
+    """Take verbs: `fieldmark covar build`, `fieldmark covar evaluate`."""
 
 
 @app.command()
@@ -161,7 +162,7 @@ def build(
     _print_counts(open_covar(out))
 
 
-# `evaluate` goes here: it takes a built folder and a list of encoders.
+app.command()(evaluate)
 
 
 def _parse_scales(text: str) -> tuple[float, ...]:

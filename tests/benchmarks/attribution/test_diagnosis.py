@@ -69,9 +69,16 @@ def ask(data, out, **options):
     return DiagnosisRequest(**{**words, **options})
 
 
-def test_the_record_says_what_drove_each_prediction(data, tmp_path):
-    out = run_diagnosis(ask(data, tmp_path / "run", causal_draws=5))
-    record = json.loads((out / "diagnosis.json").read_text())
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A run that tests read and must not change."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diagnosis, "load_encoder", lambda uri, *, device: FakeEncoder())
+        return run_diagnosis(ask(data, tmp_path_factory.mktemp("runs") / "run", causal_draws=5))
+
+
+def test_the_record_says_what_drove_each_prediction(finished):
+    record = json.loads((finished / "diagnosis.json").read_text())
     assert record["images"] == 24
     assert record["errors"] == 12
     wrong = [one for one in record["predictions"] if one["label"] != one["predicted"]]
@@ -81,14 +88,13 @@ def test_the_record_says_what_drove_each_prediction(data, tmp_path):
     assert shares["background"]["share"] == 1
     assert shares["background"]["null"] is not None
     assert sum(one["share"] for one in shares.values()) == pytest.approx(1)
-    stored = load_file(out / "maps.safetensors")
+    stored = load_file(finished / "maps.safetensors")
     assert stored["maps"].shape == (24, 16)
-    assert not (out / "parts").exists()
+    assert not (finished / "parts").exists()
 
 
-def test_every_figure_is_a_row_with_its_count(data, tmp_path):
-    out = run_diagnosis(ask(data, tmp_path / "run"))
-    rows = {(row.setting, row.metric): row for row in read_rows(out)}
+def test_every_figure_is_a_row_with_its_count(finished):
+    rows = {(row.setting, row.metric): row for row in read_rows(finished)}
     assert rows["", "acc_avg"].value == 0.5
     share = rows["rule=density", "background_share_errors"]
     assert share.count == 12
@@ -98,9 +104,8 @@ def test_every_figure_is_a_row_with_its_count(data, tmp_path):
     assert ("rule=paper", "background_corrected_attribute:blue") in rows
 
 
-def test_the_page_shows_every_rule_beside_its_null(data, tmp_path):
-    out = run_diagnosis(ask(data, tmp_path / "run"))
-    page = (out / "page.html").read_text()
+def test_the_page_shows_every_rule_beside_its_null(finished):
+    page = (finished / "page.html").read_text()
     assert "The background drove 100.0 % of 12 errors" in page
     for words in ("causal: remove its tokens", "density: mean of the map", "paper: larger IoU"):
         assert words in page

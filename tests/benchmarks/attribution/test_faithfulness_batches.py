@@ -18,9 +18,8 @@ from fieldmark.benchmarks.attribution.faithfulness_batches import (
     write_measured,
 )
 from fieldmark.benchmarks.attribution.faithfulness_material import cut_batches
-from fieldmark.models.load import load_encoder
 from fieldmark.testing import FakeEncoder
-from tests.models import tiny
+from tests.attribution.plain_towers import load_tiny
 
 QUICK = AttributionConfig(
     batch_size=16, clusters=3, rise_masks=4, gradient_steps=2, bottleneck_steps=1,
@@ -29,9 +28,8 @@ QUICK = AttributionConfig(
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "clip"
-    return load_encoder(f"local-dir:{tiny.write_open_clip(folder, 'clip')}")
+def clip():
+    return load_tiny("clip")
 
 
 @pytest.mark.parametrize("method", METHODS)

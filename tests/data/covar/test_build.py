@@ -58,6 +58,14 @@ def build(out, pools, *, config=SMALL, **options):
     )
 
 
+def read_mask(covar, row):
+    masks = covar.table.masks
+    assert masks is not None
+    path = masks[row]
+    assert path is not None
+    return np.asarray(Image.open(path))
+
+
 def list_bytes(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -68,11 +76,14 @@ def list_bytes(folder):
 
 def test_every_object_is_on_the_same_scenes_in_every_subset(built):
     covar = open_covar(built)
+    objects, scenes = covar.table.objects, covar.table.scenes
+    assert objects is not None
+    assert scenes is not None
     assert covar.subsets == SUBSETS
     assert len(covar) == 3 + 8 * 3 * 2 == sum(covar.info["counts"].values())
     for subset in SUBSETS[1:]:
         rows = covar.find_rows(subset)
-        pairs = {(covar.table.objects[row], covar.table.scenes[row]) for row in rows}
+        pairs = {(objects[row], scenes[row]) for row in rows}
         assert len(pairs) == 6
         assert len({scene for _, scene in pairs}) == 2
     assert covar.table.classes == ("bird", "fish")
@@ -92,14 +103,15 @@ def test_the_table_is_read_like_any_other(built):
 
 def test_recorded_areas_are_those_of_the_masks(built):
     covar = open_covar(built)
-    for row, path in enumerate(covar.table.masks):
-        area = np.asarray(Image.open(path)).mean() / 255
+    for row in range(len(covar)):
+        area = read_mask(covar, row).mean() / 255
         assert covar.realised_area[row] == pytest.approx(area, abs=1e-6)
     assert (covar.visible > 0.999).all()
     assert not covar.cut_off.any()
     originals = covar.find_rows("original")
     card = np.asarray(covar.table.read(originals[0]))
     assert (card[0, 0] == 128).all()
+    assert covar.table.attributes is not None
     assert covar.table.attributes[originals].tolist() == [-1, -1, -1]
 
 
@@ -197,15 +209,18 @@ def test_a_photograph_on_its_own_background_comes_back(pools, tmp_path, supersam
     foregrounds = write_photographs(tmp_path, sizes=sizes)
     config = dataclasses.replace(SMALL, subsets=("background",), supersample=supersample)
     covar = open_covar(build(tmp_path / "out", (foregrounds, pools[1]), config=config))
+    objects = covar.table.objects
+    assert objects is not None
     for row, size in zip(covar.find_rows("original"), sizes, strict=True):
-        photograph = Image.open(tmp_path / covar.table.objects[row])
+        photograph = Image.open(tmp_path / objects[row])
         square = find_square(size)
         wanted = fit_square(photograph, square, side=32 * supersample).reduce(supersample)
         if size == (32, 32):
             assert wanted.tobytes() == photograph.tobytes()
         difference = np.asarray(covar.table.read(row)).astype(int) - np.asarray(wanted)
         assert np.abs(difference).max() <= 1
-        assert covar.table.scenes[row] == covar.table.objects[row]
+        assert covar.table.scenes is not None
+        assert covar.table.scenes[row] == objects[row]
         assert 0.1 < covar.realised_area[row] < 0.5
     assert "own photographs" in covar.info["originals"]
 
@@ -214,14 +229,14 @@ def test_an_object_of_a_photograph_keeps_its_place_or_is_centred(pools, tmp_path
     foregrounds = write_photographs(tmp_path, sizes=[(100, 50)], box='"70,10,20,30"')
     config = dataclasses.replace(SMALL, subsets=("background",))
     kept = open_covar(build(tmp_path / "kept", (foregrounds, pools[1]), config=config))
-    mask = np.asarray(Image.open(kept.table.masks[1])) > 127
+    mask = read_mask(kept, 1) > 127
     # The square is columns 50 to 100 of the photograph, 32 pixels for 50.
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     assert (rows[0], rows[-1] + 1) == (6, 26)
     assert (columns[0], columns[-1] + 1) == (13, 26)
     config = dataclasses.replace(config, placement="centre")
     centred = open_covar(build(tmp_path / "centred", (foregrounds, pools[1]), config=config))
-    mask = np.asarray(Image.open(centred.table.masks[1])) > 127
+    mask = read_mask(centred, 1) > 127
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     assert abs(rows[0] + rows[-1] - 31) <= 1
     assert abs(columns[0] + columns[-1] - 31) <= 1
@@ -249,8 +264,7 @@ def test_viewpoints_come_from_a_users_function(pools, tmp_path):
         build(tmp_path / "out", pools, config=config, viewpoint=f"function:{file}:turn")
     )
     first, second = (
-        np.asarray(Image.open(covar.table.masks[covar.find_rows(name)[0]])) > 127
-        for name in ("viewpoint_1", "viewpoint_2")
+        read_mask(covar, covar.find_rows(name)[0]) > 127 for name in ("viewpoint_1", "viewpoint_2")
     )
     assert first.any(0).sum() > second.any(0).sum() > 0
     assert covar.parameters[covar.find_rows("viewpoint_2")[0]] == {"view": 2}

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ from safetensors.numpy import save_file
 
 from fieldmark.attribution.methods import require_support
 from fieldmark.benchmarks.attribution.diagnosis_judge import (
+    HEAD,
+    SUITE,
     Diagnosis,
     describe_summaries,
     judge_measurement,
     list_rows,
     list_sources,
 )
-from fieldmark.benchmarks.attribution.diagnosis_masks import find_masks
+from fieldmark.benchmarks.attribution.diagnosis_masks import Masked, choose_masks, find_masks
 from fieldmark.benchmarks.attribution.diagnosis_measure import (
     Material,
     Measurement,
@@ -37,6 +40,14 @@ from fieldmark.benchmarks.attribution.diagnosis_measure import (
     measure_images,
 )
 from fieldmark.benchmarks.attribution.diagnosis_pictures import draw_diagnosis
+from fieldmark.benchmarks.attribution.diagnosis_quality import (
+    MaskReport,
+    check_masks,
+    describe_mask,
+    describe_masks,
+    list_quality_rows,
+    measure_rules,
+)
 from fieldmark.benchmarks.attribution.diagnosis_request import (
     DiagnosisPlan,
     DiagnosisRequest,
@@ -46,9 +57,9 @@ from fieldmark.benchmarks.discovery import DEFAULT_SPLIT, select_split
 from fieldmark.benchmarks.sources import open_table
 from fieldmark.benchmarks.store import make_plain
 from fieldmark.core.atomic import hash_json, replacing, write_json
-from fieldmark.core.errors import TableError, UsageError
-from fieldmark.core.records import Run, start_run
-from fieldmark.data.tables import ImageTable, find_unreadable
+from fieldmark.core.errors import UsageError
+from fieldmark.core.records import ResultRow, Run, start_run
+from fieldmark.data.tables import ImageTable
 from fieldmark.models.device import pick_device
 from fieldmark.models.encoder import Encoder
 from fieldmark.models.load import load_encoder
@@ -83,7 +94,9 @@ def run_diagnosis(request: DiagnosisRequest, *, report: Report | None = None) ->
             where=table.name,
             mend=f"name these, in order: {', '.join(table.classes)}",
         )
-    material, left_out = _select(plan, table)
+    told = report or (lambda phase, done, total: None)
+    masked = choose_masks(request, table, names=names, report=told)
+    material = _gather(request, table, masked)
     encoder = load_encoder(request.model, device=pick_device(request.device))
     if plan.method is not None:
         require_support(encoder, plan.method)
@@ -97,17 +110,17 @@ def run_diagnosis(request: DiagnosisRequest, *, report: Report | None = None) ->
         resume=request.resume,
     )
     material = dataclasses.replace(material, texts=texts)
-    measured = measure_images(
-        plan, encoder, material, report=report or (lambda phase, done, total: None)
-    )
+    measured = measure_images(plan, encoder, material, report=told)
     diagnosis = judge_measurement(plan, material.table, measured, names=names)
+    masks = _inspect(request, encoder, masked, (material, measured))
     split = "" if table.splits is None else request.split or DEFAULT_SPLIT
-    record = describe(plan, diagnosis, encoder=encoder, split=split, left_out=left_out)
+    record = describe(plan, diagnosis, masks, masked=masked, encoder=encoder, split=split)
     write_json(request.out / RECORD, make_plain({"schema": SCHEMA, **record}))
     _write_maps(request.out / MAPS, measured, ids=material.table.ids)
     draw_diagnosis(diagnosis, encoder, material, out=request.out, gallery=request.gallery)
     run.add(list_rows(request, diagnosis, split=split, uri=encoder.spec.uri))
-    run.notes = {"left_out": left_out}
+    run.add(_list_mask_rows(request, masks, table=table, split=split, uri=encoder.spec.uri))
+    run.notes = {"left_out": masked.left_out, "masks": request.mask_source}
     _finish(run, material.table, encoder)
     drop_parts(request.out)
     write_diagnosis_page(request.out)
@@ -127,18 +140,19 @@ def _finish(run: Run, table: ImageTable, encoder: Encoder) -> None:
 def describe(
     plan: DiagnosisPlan,
     diagnosis: Diagnosis,
+    masks: MaskReport,
     *,
+    masked: Masked,
     encoder: Encoder,
     split: str,
-    left_out: dict[str, str],
 ) -> dict[str, Any]:
     """Return what `diagnosis.json` holds."""
     table, measured = diagnosis.table, diagnosis.measured
     sources = {one.rule: list_sources(diagnosis, one) for one in diagnosis.judgements}
     area = measured.parts[:, 0].mean(axis=1)
     notes = list(diagnosis.notes)
-    if left_out:
-        notes.append(f"{len(left_out)} images were left out: no mask, or not readable")
+    if masked.left_out:
+        notes.append(f"{len(masked.left_out)} images were left out: no mask, or not readable")
     return {
         **plan.request.arguments(),
         "fingerprint": encoder.spec.fingerprint,
@@ -155,7 +169,13 @@ def describe(
         },
         "summaries": describe_summaries(diagnosis),
         "notes": notes,
-        "left_out": left_out,
+        "left_out": masked.left_out,
+        "mask_quality": describe_masks(
+            masks,
+            source=plan.request.mask_source,
+            settings=masked.settings,
+            side=encoder.spec.image_size,
+        ),
         "predictions": [
             {
                 "image": table.ids[row],
@@ -163,6 +183,7 @@ def describe(
                 "predicted": table.classes[int(measured.predictions[row])],
                 "similarity": float(measured.similarity[row]),
                 "foreground_area": float(area[row]),
+                "mask": describe_mask(masks, row),
                 "sources": {rule: names[row] for rule, names in sources.items()},
                 "scores": {one.rule: one.scores[row] for one in diagnosis.judgements},
             }
@@ -171,28 +192,49 @@ def describe(
     }
 
 
-def _select(plan: DiagnosisPlan, table: ImageTable) -> tuple[Material, dict[str, str]]:
-    """Return the images that can be used, and why the others cannot."""
-    request = plan.request
-    masks = find_masks(table, request.masks)
-    left_out = {table.ids[row]: "it has no mask" for row, mask in enumerate(masks) if mask is None}
-    if request.skip_unreadable:
-        for one in find_unreadable(table):
-            left_out.setdefault(table.ids[one.index], one.reason)
-    kept = np.flatnonzero([identity not in left_out for identity in table.ids])
-    if not len(kept):
-        raise TableError("has no image that can be used", where=table.name, mend="mend its paths")
+def _gather(request: DiagnosisRequest, table: ImageTable, masked: Masked) -> Material:
     others: Sequence[Path | None] | None = None
     if request.other_masks is not None:
         found = find_masks(table, request.other_masks)
-        others = [found[row] for row in kept.tolist()]
-    material = Material(
-        table=table.take(kept),
-        masks=[masks[row] for row in kept.tolist()],
+        others = [found[row] for row in masked.rows.tolist()]
+    return Material(
+        table=table.take(masked.rows),
+        masks=masked.masks,
         others=others,
         texts=np.zeros((0, 0), np.float32),
     )
-    return material, left_out
+
+
+def _inspect(
+    request: DiagnosisRequest,
+    encoder: Encoder,
+    masked: Masked,
+    found: tuple[Material, Measurement],
+) -> MaskReport:
+    moved, stability = measure_rules(request, encoder, *found)
+    count = len(masked.masks)
+    return MaskReport(
+        qualities=check_masks(masked.masks, others=masked.rivals),
+        scores=tuple(one.score for one in masked.drawn) or (math.nan,) * count,
+        notes=tuple(one.note for one in masked.drawn) or ("",) * count,
+        moved=moved,
+        stability=stability,
+    )
+
+
+def _list_mask_rows(
+    request: DiagnosisRequest, masks: MaskReport, *, table: ImageTable, split: str, uri: str
+) -> Iterator[ResultRow]:
+    blank = ResultRow(
+        suite=SUITE,
+        dataset=table.name,
+        split=split,
+        encoder=uri,
+        head=HEAD,
+        seed=request.seed,
+        metric="",
+    )
+    return list_quality_rows(masks, blank=blank, method=request.method)
 
 
 def _write_maps(path: Path, measured: Measurement, *, ids: Sequence[str]) -> None:

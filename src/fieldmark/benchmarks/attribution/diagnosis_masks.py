@@ -1,22 +1,50 @@
-"""Find the masks of a table's images, and bring image and masks onto the encoder's input."""
+"""Find or draw the masks of a table's images, and bring both onto the encoder's input."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from fieldmark.attribution.foreground import prepare_mask
-from fieldmark.core.errors import MaskError, NotApplicableError
+from fieldmark.benchmarks.attribution.automatic_masks import (
+    KeptMask,
+    describe_source,
+    draw_table_masks,
+    read_boxes,
+)
+from fieldmark.benchmarks.attribution.diagnosis_request import DiagnosisRequest
+from fieldmark.core.errors import MaskError, NotApplicableError, TableError
 from fieldmark.data.images import list_images, read_grey
 from fieldmark.data.masks import threshold_mask
-from fieldmark.data.tables import ImageTable
+from fieldmark.data.tables import ImageTable, find_unreadable
 from fieldmark.models.encoder import Encoder
+
+
+class Masked(NamedTuple):
+    """The images that have a mask.
+
+    Attributes:
+        rows: of the table, those that can be used.
+        masks: one for each of them.
+        drawn: the same with score and note where masks were made, else empty.
+        rivals: given masks of the same images beside those that were made, None without.
+        settings: of what made them.
+        left_out: by id, why an image cannot be used.
+    """
+
+    rows: NDArray[np.int64]
+    masks: tuple[Path, ...]
+    drawn: tuple[KeptMask, ...]
+    rivals: tuple[Path | None, ...] | None
+    settings: Mapping[str, Any]
+    left_out: dict[str, str]
 
 
 class Loaded(NamedTuple):
@@ -31,6 +59,55 @@ class Loaded(NamedTuple):
     images: Tensor
     masks: Tensor
     others: Tensor | None
+
+
+def choose_masks(
+    request: DiagnosisRequest,
+    table: ImageTable,
+    *,
+    names: Sequence[str],
+    report: Callable[[str, int, int], None] | None = None,
+) -> Masked:
+    """Find the masks of a table's images, or have them made.
+
+    Args:
+        request: says where they come from, and whether images that cannot be read are left out.
+        table: the images.
+        names: of the classes.
+        report: called while masks are made.
+
+    Raises:
+        NotApplicableError: no image has a mask, or a box where masks are cut from boxes.
+        TableError: no image can be used, or a box is off.
+        FetchError: weights of what should make masks cannot be had.
+        MissingExtraError: a library for it is not installed.
+    """
+    source = request.mask_source
+    cut = source == "grabcut"
+    boxes = read_boxes(request.data, table, root=request.root) if cut else None
+    given = find_masks(table, request.masks) if source == "given" else None
+    needed, name = (given, "mask") if boxes is None else (boxes, "box")
+    without = [row for row, one in enumerate(needed or ()) if one is None]
+    left_out = {table.ids[row]: f"it has no {name}" for row in without}
+    if request.skip_unreadable:
+        for one in find_unreadable(table):
+            left_out.setdefault(table.ids[one.index], one.reason)
+    rows = np.flatnonzero([identity not in left_out for identity in table.ids])
+    if not len(rows):
+        raise TableError("has no image that can be used", where=table.name, mend="mend its paths")
+    if given is not None:
+        masks = tuple(path for row in rows.tolist() if (path := given[row]) is not None)
+        return Masked(rows, masks, (), None, {}, left_out)
+    kept = table.take(rows)
+    drawn = draw_table_masks(
+        source,
+        kept,
+        boxes=None if boxes is None else [box for row in rows if (box := boxes[row]) is not None],
+        names=[names[label] for label in kept.labels] if source == "grounded-sam" else None,
+        report=report,
+    )
+    paths = tuple(one.path for one in drawn)
+    return Masked(rows, paths, drawn, kept.masks, describe_source(source), left_out)
 
 
 def find_masks(table: ImageTable, folder: Path | None) -> tuple[Path | None, ...]:
@@ -55,7 +132,8 @@ def find_masks(table: ImageTable, folder: Path | None) -> tuple[Path | None, ...
         raise NotApplicableError(
             "no image has a mask, so foreground and background cannot be told apart",
             where=folder or table.name,
-            mend="name a folder with --masks, or add a column 'mask' to the table",
+            mend="name a folder with --masks, add a column 'mask' to the table, or have masks made: "
+            "--mask-source img-focus, grabcut (from boxes) or grounded-sam (from class names)",
         )
     return tuple(found)
 

@@ -21,7 +21,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from fieldmark.attribution.attribute import attribute
-from fieldmark.attribution.error_sources import divide_patches, encode_parts, measure_drops
+from fieldmark.attribution.error_sources import (
+    divide_patches,
+    encode_parts,
+    measure_drops,
+    paint_background,
+    touch_patches,
+)
 from fieldmark.benchmarks.attribution.diagnosis_masks import load_batch
 from fieldmark.benchmarks.attribution.diagnosis_request import DiagnosisPlan
 from fieldmark.core.atomic import replacing
@@ -125,10 +131,12 @@ def _measure_chunk(
     grid = encoder.tokens(batch.images[:1]).grid
     parts = divide_patches(batch.masks, grid=grid, other_BHW=batch.others)
     causal = "causal" in request.rules
+    objects = batch.masks if batch.others is None else torch.maximum(batch.masks, batch.others)
     embedded = encode_parts(
         encoder,
         batch.images,
-        parts,
+        touch_patches(batch.masks, grid=grid, other_BHW=batch.others),
+        painted=paint_background(batch.images, objects, spec=encoder.spec),
         draws=request.causal_draws if causal else 0,
         ids=ids,
         seed=request.seed,

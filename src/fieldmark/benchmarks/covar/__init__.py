@@ -1,0 +1,1 @@
+"""Encoders on a COVAR: what each single change of an image costs, and what drove the errors."""
