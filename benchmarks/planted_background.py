@@ -4,23 +4,26 @@
 
 Cut-outs of `stamps` (animals, artefacts) stand on each of its scenes (land, water), crossed. From
 half of the composites, spread over all objects and scenes, an encoder is made that answers by the
-scene, or one that answers by the object; it is judged on the other half, and the other way round.
-To make it, what distinguishes the objects (or the scenes) is projected out of the embeddings: the
-span of their means. Then a probe is fitted on the scene (or the object). No patch is removed for
-that, so that the making knows nothing of the rule.
+scene, or one that answers by the object, by a probe on the one or the other; it is judged on the
+other half, and the other way round. The encoder of the scene errs where its answer is not the
+object's class; at least 95 % of these errors should be called background-driven. The encoder of the
+object errs where its answer is not the scene's class; at most 5 % should be.
 
-The encoder of the scene errs where its answer is not the object's class; at least 95 % of these
-errors should be called background-driven. The encoder of the object errs where its answer is not
-the scene's class; at most 5 % should be.
+A probe that saw only composites was never told what to answer without an object: it may answer
+"land", whatever the scene. So there are three ways to make it: from the `composites` alone; from
+them and `alone`, the same scenes without anything on them and the same objects on plain ground,
+made in pixels; from the composites and what is left of them without the other `part`, as the rule
+leaves it.
 
 Whether the encoder is what it was made to be is measured in pixels, without the rule. As all
 objects stand on all scenes, the margin of each composite is a mean, an effect of its object, one of
 its scene, and a rest. `planted` counts the errors whose scene (or object) speaks more for the
-answer than the other does: no rule can be right more often. `agrees` counts on how many errors the
-rule says the same.
+answer than the other does. `agrees` counts on how many errors the rule says the same. `keeps` is
+how often the answer stays where the rule leaves the cue alone.
 
-Rules: `touched` is the library's. `half` gives each patch to what covers half of it; `bare` removes
-what is touched and paints nothing over. Intervals resample objects, and scenes; the wider is shown.
+Rules: `touched` is the library's. `half` gives each patch to what covers half of it. `mixed`
+removes the object by half and the background as `touched` does. Intervals resample objects, and
+scenes; the wider is shown.
 """
 
 from __future__ import annotations
@@ -55,7 +58,9 @@ from fieldmark.models.load import load_encoder
 
 CLASSES = {"land bird": 0, "water bird": 0, "mammal": 0, "artefact": 1, "land": 0, "water": 1}
 SIDE, SCALES, BATCH = 224, (0.55, 0.9), 12
-RULES = ("touched", "half", "bare")
+# Which drops each rule compares: without the object, without the background.
+RULES = {"touched": [2, 3], "half": [0, 1], "mixed": [0, 3]}
+SOURCES = ("composites", "alone", "part")
 # Shares of the patches below which an object is small, and from which on it is large.
 SIZES = (0.15, 0.3)
 Floats = NDArray[np.float64]
@@ -72,7 +77,11 @@ class Thing(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """Composites: embeddings (n,R,3,D) by rule, parts (n,2,N), object and scene of each."""
+    """Composites, and their objects and scenes alone.
+
+    Embeddings (n,5,D): whole; without the object and without the background, by half; the same by
+    touch. Parts (n,2,N) by half.
+    """
 
     embeddings: Floats
     parts: NDArray[np.bool_]
@@ -80,10 +89,12 @@ class Looked(NamedTuple):
     scenes: Ints
     labels: Ints
     kinds: Ints
+    lone_objects: tuple[Floats, Ints]
+    lone_scenes: tuple[Floats, Ints]
 
 
 class Answers(NamedTuple):
-    """Answers of a planted encoder: margins (n,), classes (n,), drops (n,R,2), the cue (n,)."""
+    """Answers of a planted encoder: margins (n,), classes (n,), drops (n,4), the cue (n,)."""
 
     margins: Floats
     predictions: Ints
@@ -95,7 +106,8 @@ def draw_things(role: str, *, count: int) -> list[Thing]:
     """Draw so many of each of two classes."""
     files = [f for f in stamps.read_list() if f.role == role and f.label in CLASSES]
     folders = {f.package: fetch_debian(f.package) for f in files}
-    random, found = generator(0, "planted background", role), []
+    random = generator(0, "planted background", role)
+    found: list[Thing] = []
     for label in (0, 1):
         group = sorted((f for f in files if CLASSES[f.label] == label), key=lambda f: f.id)
         for i in random.permutation(len(group))[:count]:
@@ -109,7 +121,7 @@ def draw_things(role: str, *, count: int) -> list[Thing]:
 
 
 def look(encoder: Encoder, *, objects: list[Thing], scenes: list[Thing]) -> Looked:
-    """Embed each object on each scene, whole and without each part, by each rule."""
+    """Embed each object on each scene, whole and without each part, and each alone."""
     pairs = [(thing, scene) for scene in scenes for thing in objects]
     embedded, divided = [], []
     for start in range(0, len(pairs), BATCH):
@@ -122,20 +134,29 @@ def look(encoder: Encoder, *, objects: list[Thing], scenes: list[Thing]) -> Look
         half = divide_patches(masks, grid=encoder.spec.grid)
         touched = touch_patches(masks, grid=encoder.spec.grid)
         painted = paint_background(images, masks, spec=encoder.spec)
-        # Whole, without the object, without the background; then the same by the other rules.
-        own = encode_parts(encoder, images, touched, painted=painted)[:, 0]
-        other = encode_parts(encoder, images, half)[:, 0]
-        bare = own.copy()
-        bare[:, 2] = encode_parts(encoder, images, touched[:, 1:])[:, 0, 1]
-        embedded.append(np.stack([own, other, bare], axis=1).astype(np.float64))
+        both = np.concatenate([half, touched], axis=1)
+        embedded.append(encode_parts(encoder, images, both, painted=painted)[:, 0])
         divided.append(half)
-    things, places = zip(*pairs, strict=True)
+    plain = Image.new("RGB", (SIDE, SIDE), tuple(round(255 * one) for one in encoder.spec.mean))
+    bare = [_paste(one.image, plain, side=SIDE, scale=one.scale)[0] for one in objects]
     return Looked(
-        np.concatenate(embedded),
-        np.concatenate(divided),
-        *(np.array([getattr(one, name) for one in kind])
-          for name in ("number", "label") for kind in (things, places)),
-    )  # fmt: skip
+        embeddings=np.concatenate(embedded).astype(np.float64),
+        parts=np.concatenate(divided),
+        objects=np.array([thing.number for thing, _ in pairs]),
+        scenes=np.array([scene.number for _, scene in pairs]),
+        labels=np.array([thing.label for thing, _ in pairs]),
+        kinds=np.array([scene.label for _, scene in pairs]),
+        lone_objects=encode_alone(encoder, bare, objects),
+        lone_scenes=encode_alone(encoder, [one.image for one in scenes], scenes),
+    )
+
+
+def encode_alone(
+    encoder: Encoder, images: list[Image.Image], things: list[Thing]
+) -> tuple[Floats, Ints]:
+    with torch.inference_mode():
+        found = encoder.encode_image(torch.stack([encoder.preprocess(one) for one in images]))
+    return found.double().numpy(), np.array([one.label for one in things])
 
 
 def halve(looked: Looked) -> NDArray[np.bool_]:
@@ -148,39 +169,38 @@ def halve(looked: Looked) -> NDArray[np.bool_]:
     return chosen
 
 
-def make_classes(whole: Floats, labels: Ints, *, disturbing: Ints) -> tuple[Floats, float]:
-    """Fit a probe on what the disturbing cue leaves: weights (D,) and an intercept."""
-    means = np.stack([whole[disturbing == one].mean(axis=0) for one in np.unique(disturbing)])
-    _, sizes, axes = np.linalg.svd(means - means.mean(axis=0), full_matrices=False)
-    axes = axes[sizes > 1e-8]
-    free = np.eye(whole.shape[1]) - axes.T @ axes
-    probe = LogisticRegression(C=100.0, max_iter=3000).fit(whole @ free, labels)
-    weights, intercept = free @ probe.coef_[0], float(probe.intercept_[0])
-    spread = float((whole @ weights).std())
-    return weights / spread, intercept / spread
+def fit_probe(looked: Looked, rows: NDArray[np.bool_], *, cue: str, source: str) -> Floats:
+    """Fit weights and intercept (D+1,) on some composites and what else the source gives."""
+    wanted = looked.kinds if cue == "scene" else looked.labels
+    images, labels = [looked.embeddings[rows, 0]], [wanted[rows]]
+    if source == "alone":
+        lone, classes = looked.lone_scenes if cue == "scene" else looked.lone_objects
+        images.append(lone)
+        labels.append(classes)
+    if source == "part":
+        images.append(looked.embeddings[rows, 3 if cue == "scene" else 4])
+        labels.append(wanted[rows])
+    probe = LogisticRegression(C=100.0, max_iter=5000)
+    probe.fit(np.concatenate(images), np.concatenate(labels))
+    return np.append(probe.coef_[0], probe.intercept_[0])
 
 
-def answer(looked: Looked, *, cue: str) -> Answers:
+def answer(looked: Looked, *, cue: str, source: str) -> Answers:
     """Make the encoder from one half of the composites and let it answer the other, both ways.
 
     A dimension of 1 more carries the probe's intercept: all embeddings keep one norm.
     """
-    wanted, disturbing = (
-        (looked.kinds, looked.objects) if cue == "scene" else (looked.labels, looked.scenes)
-    )
+    wanted = looked.kinds if cue == "scene" else looked.labels
     one = np.ones((*looked.embeddings.shape[:-1], 1))
-    embeddings = np.concatenate([looked.embeddings, one], axis=-1).astype(np.float32)
-    margins, drops = np.zeros(len(wanted)), np.zeros((len(wanted), len(RULES), 2))
+    embeddings = np.concatenate([looked.embeddings, one], axis=-1)
+    margins, drops = np.zeros(len(wanted)), np.zeros((len(wanted), 4))
     first = halve(looked)
     for fitted, judged in ((first, ~first), (~first, first)):
-        weights, intercept = make_classes(
-            looked.embeddings[fitted, 0, 0], wanted[fitted], disturbing=disturbing[fitted]
-        )
-        probe = np.append(weights, intercept).astype(np.float32) / 2
-        mine = embeddings[judged]
-        margins[judged] = 2 * mine[:, 0, 0] @ probe
+        probe = fit_probe(looked, fitted, cue=cue, source=source)
+        probe = probe / (2 * (embeddings[fitted, 0] @ probe).std())
+        margins[judged] = 2 * embeddings[judged, 0] @ probe
         drops[judged] = measure_drops(
-            mine, np.stack([-probe, probe]),
+            embeddings[judged].astype(np.float32), np.stack([-probe, probe]).astype(np.float32),
             predictions=(margins[judged] > 0).astype(np.int64), score="margin",
         )  # fmt: skip
     return Answers(margins, (margins > 0).astype(np.int64), drops, wanted)
@@ -194,9 +214,9 @@ def split_effects(margins: Floats, looked: Looked) -> tuple[Floats, Floats]:
     return rows[looked.objects], columns[looked.scenes]
 
 
-def describe(looked: Looked, *, cue: str) -> None:
+def describe(looked: Looked, *, cue: str, source: str) -> None:
     """Print what each rule says of the errors of one planted encoder."""
-    found = answer(looked, cue=cue)
+    found = answer(looked, cue=cue, source=source)
     errors = found.predictions != (looked.labels if cue == "scene" else looked.kinds)
     sign = 2 * found.predictions - 1
     by_object, by_scene = (sign * one for one in split_effects(found.margins, looked))
@@ -204,15 +224,17 @@ def describe(looked: Looked, *, cue: str) -> None:
     planted = truth if cue == "scene" else ~truth
     right = (found.predictions == found.wanted).mean()
     print(
-        f"{cue}: answers by it {right:.1%} of {len(errors)}; errors {errors.sum()}, "
+        f"{cue}, from {source}: answers by it {right:.1%} of {len(errors)}; errors {errors.sum()}, "
         f"planted {planted[errors].mean():.1%}"
     )
     sure = np.abs(found.margins) >= np.median(np.abs(found.margins[errors]))
     area = looked.parts[:, 0].mean(axis=1)
     sizes = {"small": area < SIZES[0], "middle": (area >= SIZES[0]) & (area < SIZES[1]),
              "large": area >= SIZES[1]}  # fmt: skip
-    for place, rule in enumerate(RULES):
-        judged = judge_removals(found.drops[:, place, None], looked.parts)
+    left = np.abs(found.margins)[:, None] - found.drops
+    for rule, places in RULES.items():
+        judged = judge_removals(found.drops[:, None, places], looked.parts)
+        kept = left[:, places[0 if cue == "scene" else 1]] > 0
         shares = [share_background(judged.verdicts, errors, of=of) for of in looked[2:4]]
         share, low, high, count = max(shares, key=lambda one: one[2] - one[1])
         called, usable = judged.verdicts == 1, errors & (judged.verdicts != UNRESOLVABLE)
@@ -225,7 +247,7 @@ def describe(looked: Looked, *, cue: str) -> None:
         print(
             f"  {rule:8} background {share:.1%} [{low:.1%}, {high:.1%}] of {count}; "
             f"agrees {(called == truth)[usable].mean():.1%}; "
-            f"unresolvable {(errors & ~usable).sum()}; {parts}",
+            f"keeps {kept[usable].mean():.1%}; unresolvable {(errors & ~usable).sum()}; {parts}",
             flush=True,
         )
 
@@ -258,8 +280,9 @@ def main() -> None:
         f"{arguments.model}: {len(sizes)} composites, the object covers {np.median(sizes):.1%} of "
         f"the patches in the median one ({sizes.min():.1%} to {sizes.max():.1%})"
     )
-    for cue in ("scene", "object"):
-        describe(looked, cue=cue)
+    for source in SOURCES:
+        for cue in ("scene", "object"):
+            describe(looked, cue=cue, source=source)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ def test_drops_of_a_hand_worked_scene():
         encoder=encoder, images=_scene(), texts=texts, config=AttributionConfig(), ids=("a",)
     )
     maps = explain_by_clusters(subject)
+    assert maps.clusters is not None
+    assert maps.drops is not None
     assert maps.clusters[0].tolist() == [[0] * 4, [1, 2, 2, 1], [1, 2, 2, 1], [1] * 4]
     # Red 1 and blue 1/3: cosine 0.949 to red, 0.316 to blue. Without blue: 1 and 0; without black:
     # both colours are full; without red: 0 and 1.
@@ -71,6 +73,7 @@ def test_drops_of_a_hand_worked_scene():
     expected = [[red - 1, red - 0.7071, red], [blue, blue - 0.7071, blue - 1], [0, 0, 0]]
     assert torch.allclose(maps.drops[0, :, :3], torch.tensor(expected), atol=1e-3)
     assert bool(maps.drops[0, :, 3:].isnan().all())
+    assert maps.no_support is not None
     assert maps.no_support.tolist() == [[False, False, True]]
     assert maps.values[0, 0, 0, 0] == pytest.approx(red - 1, abs=1e-3)
     # One whole image, then 12, 8 and 12 of 16 patches.
@@ -139,6 +142,8 @@ def test_drops_of_clusters_that_are_not_there_are_undefined():
         )
     )
     # The fake's tokens say whether a patch is the object's, so there are two kinds of them.
+    assert maps.clusters is not None
+    assert maps.drops is not None
     assert maps.clusters.unique().tolist() == [0, 1]
     assert bool(maps.drops[0, 0, 2:].isnan().all())
     values, none = draw_maps(
@@ -187,6 +192,7 @@ def test_maps_of_real_towers_are_the_same_in_any_batch(loaded, family):
     with torch.inference_mode():
         similarity = encoder.encode_image(images) @ texts.T
     assert abs(together.similarity - similarity.numpy()).max() < 1e-5
+    assert together.drops is not None
     assert (together.drops.shape, together.values.shape[1]) == ((3, 3, 4), 3)
 
 

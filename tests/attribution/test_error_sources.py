@@ -13,6 +13,8 @@ from fieldmark.attribution.error_sources import (
     judge_maps,
     judge_removals,
     measure_drops,
+    paint_background,
+    touch_patches,
 )
 from fieldmark.core.errors import MaskError, UnsupportedEncoderError
 from fieldmark.metrics.overlap import UNRESOLVABLE
@@ -150,3 +152,61 @@ def test_a_grid_that_does_not_fit_is_refused():
     parts = np.ones((1, 2, 9), bool)
     with pytest.raises(UnsupportedEncoderError, match="16 patches, the masks 9"):
         encode_parts(FakeEncoder(), paint("red", "blue"), parts)
+
+
+OFF_GRID = torch.zeros(1, 8, 8)
+OFF_GRID[:, 1:6, 1:6] = 1
+
+
+def paint_off_grid(inside, outside):
+    image = Image.new("RGB", (8, 8), outside)
+    image.paste(inside, (1, 1, 6, 6))
+    return FakeEncoder().preprocess(image)[None]
+
+
+def test_nothing_of_a_part_is_left_where_it_was_removed():
+    encoder, image = FakeEncoder(), paint_off_grid("red", "blue")
+    parts = touch_patches(OFF_GRID, grid=(4, 4))
+    assert parts[0, 0].reshape(4, 4)[:3, :3].all()
+    assert parts[0, 0].sum() == 9
+    painted = paint_background(image, OFF_GRID, spec=encoder.spec)
+    _, without_object, without_scene = encode_parts(encoder, image, parts, painted=painted)[0, 0]
+    # FakeEncoder counts colours: red is the first, blue the last.
+    assert without_object.tolist() == pytest.approx([0, 0, 0, 0, 0, 1])
+    assert without_scene[0] > 0.9
+    assert without_scene[-1] == pytest.approx(0, abs=1e-6)
+
+
+def test_by_half_a_patch_the_scene_is_left_in_the_patches_of_the_object():
+    encoder, image = FakeEncoder(), paint_off_grid("red", "blue")
+    found = encode_parts(encoder, image, divide_patches(OFF_GRID, grid=(4, 4)))[0, 0]
+    assert found[2, -1] > 0.05
+
+
+def test_normalised_images_are_painted_as_bytes_are():
+    spec, image = FakeEncoder().spec, paint_off_grid("red", "blue")
+    mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (spec.mean, spec.std))
+    wanted = (paint_background(image, OFF_GRID, spec=spec).float() / 255 - mean) / std
+    found = paint_background((image.float() / 255 - mean) / std, OFF_GRID, spec=spec)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_painting_leaves_the_null_and_the_other_parts_as_they_are():
+    encoder, image = FakeEncoder(), paint_off_grid("red", "blue")
+    parts = touch_patches(OFF_GRID, grid=(4, 4))
+    plain = encode_parts(encoder, image, parts, draws=3, ids=["a"])
+    painted = paint_background(image, OFF_GRID, spec=encoder.spec)
+    found = encode_parts(encoder, image, parts, painted=painted, draws=3, ids=["a"])
+    np.testing.assert_array_equal(found[:, 1:], plain[:, 1:])
+    np.testing.assert_array_equal(found[:, 0, :2], plain[:, 0, :2])
+    assert not np.allclose(found[:, 0, 2], plain[:, 0, 2])
+
+
+def test_an_object_that_touches_every_patch_is_not_resolvable_by_the_causal_rule():
+    mask = torch.ones(1, 8, 8)
+    mask[:, 6:, 6:] = 0.3
+    half = divide_patches(mask, grid=(4, 4))
+    embedded = encode_parts(FakeEncoder(), paint("red", "blue"), touch_patches(mask, grid=(4, 4)))
+    drops = measure_drops(embedded, np.eye(6, dtype=np.float32), predictions=np.array([0]))
+    assert np.isnan(drops[0, 0, 0])
+    assert judge_removals(drops, half).verdicts.tolist() == [UNRESOLVABLE]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -122,7 +124,7 @@ def test_rand_index_is_that_of_scikit_learn(pairs):
 
 def test_stability_is_the_mean_over_pairs_of_seeds():
     points = _lumps()
-    options = {"clusters": 7, "starts": 1, "ids": IDS}
+    options: dict[str, Any] = {"clusters": 7, "starts": 1, "ids": IDS}
     found = [cluster_patches(points, seed=seed, **options) for seed in (0, 1, 2)]
     expected = [
         np.mean([adjusted_rand_score(found[a][row], found[b][row]) for a, b in pairs])

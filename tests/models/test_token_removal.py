@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from fieldmark.core.errors import InputError, UnsupportedEncoderError
+from fieldmark.models import token_removal
 from fieldmark.models.adapter import take_apart
 from fieldmark.models.blocks import ClipPooler
 from fieldmark.models.cell_removal import encode_kept_cells, require_separable
@@ -15,7 +17,7 @@ from fieldmark.models.conv_towers import TimmTrunk
 from fieldmark.models.encoder import normalise
 from fieldmark.models.hf_towers import cut_patches
 from fieldmark.models.load import load_encoder
-from fieldmark.models.token_removal import encode_kept
+from fieldmark.models.token_removal import PackedWeights, encode_kept, pack_weights
 from fieldmark.testing import FakeEncoder
 from tests.models import tiny
 
@@ -83,8 +85,12 @@ def _pool_masked(family, tower, values, blocked, prefix):
     return None
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("family", [*tiny.VITS, "hf-clip", "hf-siglip"])
-def test_token_removal_equals_masking_the_keys_everywhere(loaded, family):
+def test_token_removal_equals_masking_the_keys_everywhere(loaded, family, packed, monkeypatch):
+    # Tiny towers have too few tokens for either by themselves.
+    monkeypatch.setattr(token_removal, "WORTH_PACKING", 1 if packed else 10**9)
+    monkeypatch.setattr(token_removal, "CPU_TOKENS", 30 if packed else 4096)
     encoder = loaded(family)
     tower, image = take_apart(encoder), tiny.images(encoder.spec.image_size)
     kept = _masks(encoder)
@@ -107,7 +113,8 @@ def test_removal_equals_the_pixel_attention_mask_of_naflex(loaded):
     encoder = loaded("hf-siglip2")
     image, kept = tiny.images(32), _masks(encoder)
     found = encode_kept(encoder, image, kept)
-    model = take_apart(encoder).vision_model
+    tower: Any = take_apart(encoder)
+    model = tower.vision_model
     pixels = normalise(image, spec=encoder.spec, dtype=torch.float32)
     with torch.inference_mode():
         for row in range(kept.shape[1]):
@@ -254,3 +261,34 @@ def test_embeddings_carry_no_gradient_and_may_be_used_under_autograd():
     (found @ weight).sum().backward()
     assert not found.requires_grad
     assert weight.grad is not None
+
+
+def test_packed_weights_are_those_of_the_layer_that_runs():
+    values = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), PackedWeights() as packing:
+        for scale in range(4):
+            # Each weight is freed behind its turn, so the next may come to lie in its place.
+            found = functional.linear(values, torch.eye(8) * scale)
+            assert torch.allclose(found, values * scale, atol=1e-6)
+        layer = nn.Linear(8, 3)
+        first, second = layer(values), layer(values)
+        assert torch.equal(first, second)
+        assert len(packing._packed) == 5
+    assert torch.allclose(first, values @ layer.weight.T + layer.bias, atol=1e-6)
+
+
+def test_weights_are_packed_for_many_float32_tokens_alone():
+    values = torch.zeros(1, 4, 2)
+    assert isinstance(pack_weights(values, count=10**6), PackedWeights)
+    assert not isinstance(pack_weights(values, count=10), PackedWeights)
+    assert not isinstance(pack_weights(values.bfloat16(), count=10**6), PackedWeights)
+
+
+def test_the_last_block_runs_for_cls_alone(loaded):
+    encoder, widths = loaded("clip"), []
+    tower: Any = take_apart(encoder)
+    last = tower.visual.transformer.resblocks[-1]
+    handle = last.mlp.register_forward_hook(lambda _, inputs, __: widths.append(inputs[0].shape[1]))
+    encode_kept(encoder, tiny.images(encoder.spec.image_size), _masks(encoder))
+    handle.remove()
+    assert set(widths) == {1}

@@ -170,7 +170,7 @@ def hash_image(image_CHW: Tensor, *, name: str) -> str:
     """
     flat = image_CHW.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{name}\x1f{flat.dtype}{tuple(flat.shape)}".encode())
-    digest.update(flat.flatten().view(torch.uint8).numpy())
+    digest.update(flat.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -183,7 +183,7 @@ def _hash_values(values: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(values):
         digest.update(f"{name} {values[name].dtype} {tuple(values[name].shape)}\n".encode())
-        digest.update(values[name].flatten().view(torch.uint8).numpy())
+        digest.update(values[name].flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -2,14 +2,14 @@
 
 Three rules. `paper`: the map of the predicted class, binarised at half of its maximum, overlaps
 more with the one or with the other (CCI paper, section 3.1). `density`: its mean is larger over the
-one or over the other, whatever their areas. `causal`: no map at all; each part is removed, and the score
-of the predicted class drops more without the one or without the other (facts/attribution.md
+one or over the other, whatever their areas. `causal`: no map at all; each part is removed, and the
+score of the predicted class drops more without the one or without the other (facts/attribution.md
 section 5). The paper explains only errors; hits have a source as well.
 
 What is removed for the causal rule has to be gone. By the rule of half a patch the border of the
 object stays in the background's patches, and an object is often known by its border alone; scraps
-of the scene stay in the object's. So a part goes with every patch that it touches (`touch_patches`),
-and where the background goes, what shows of it beside the object is painted over
+of the scene stay in the object's. So a part goes with every patch that it touches
+(`touch_patches`), and where the background goes, what shows of it beside the object is painted over
 (`paint_background`): without the object no pixel of it is left, and without the background none.
 Shape letters: B images, C classes, P parts, R regions, N patches, h and w rows and columns of the
 grid, H and W pixels, D embedding dimensions.
@@ -220,7 +220,8 @@ def _embed(
     with torch.inference_mode():
         found = encode_kept(encoder, images, torch.from_numpy(kept), batch_size=batch_size)
     # What a class token says of no patch at all says nothing of an image.
-    return np.where(kept.any(axis=-1)[..., None], found.float().cpu().numpy(), np.float32(np.nan))
+    some = np.asarray(kept.any(axis=-1))[..., None]
+    return np.where(some, found.float().cpu().numpy(), np.float32(np.nan))
 
 
 def measure_drops(
@@ -282,7 +283,7 @@ def judge_removals(drops: Floats, parts: NDArray[np.bool_]) -> Judgement:
         >>> judge_removals(np.array([[[0.1, 0.3]]]), parts).verdicts.tolist()
         [1]
     """
-    present = parts.any(axis=-1)
+    present = np.asarray(parts.any(axis=-1))
     left = ~np.isnan(drops[:, 0, 0]) & ~np.isnan(drops[:, 0, -1])
     resolvable = (np.asarray(is_resolvable(parts)) & left)[:, None]
     shown = np.where(present[:, None], drops, np.nan)
@@ -327,7 +328,7 @@ def judge_maps(
         ([1], [[0.1, 0.4]], 1.0)
     """
     scores = score_parts(maps, parts, rule=rule)
-    present = parts.any(axis=-1)
+    present = np.asarray(parts.any(axis=-1))
     scores = np.where(present, scores, np.nan)
     verdicts = find_source(scores, resolvable=is_resolvable(parts))
     drawn = None

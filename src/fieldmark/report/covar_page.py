@@ -93,7 +93,7 @@ def write_covar_page(run_dir: Path) -> Path:
 def build_covar_page(parts: CovarParts, *, manifest: Mapping[str, Any]) -> str:
     """Build the page, without writing."""
     values = parts.values
-    failed = (f"{uri} is left out: {reason}" for uri, reason in values["failed"].items())
+    failed = (f"left out: {uri}: {reason}" for uri, reason in values["failed"].items())
     context = {
         "eyebrow": f"fieldmark covar evaluate \N{MIDDLE DOT} {values['dataset']}",
         "title": write_title(parts),

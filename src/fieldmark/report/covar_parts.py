@@ -31,7 +31,7 @@ class Reading:
     def sign(self) -> int:
         """1 where the interval lies above 0, -1 where below, 0 where it holds 0 or is unknown."""
         low, high = self.interval
-        return int(low > 0) - int(high < 0)
+        return 0 if math.isnan(low + high) else int(low > 0) - int(high < 0)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
@@ -50,11 +51,15 @@ def _list_panels(parts: CovarParts) -> Iterator[Panel]:
         remark="zero-shot",
         drawing=draw_class_bars(bars, encoders=labels, identifier="subsets", title="Accuracy"),
     )
+    yield from _draw_area(chosen)
+
+
+def _draw_area(chosen: Sequence[Mapping[str, Any]]) -> Iterator[Panel]:
     lines = [
         Series(
             label=str(one["label"]),
             points=tuple(
-                SweepPoint(x=100 * bin_["mean_area"], mean=figure.value,
+                SweepPoint(x=float(f"{100 * bin_['mean_area']:.2g}"), mean=figure.value,
                            low=figure.interval.low, high=figure.interval.high)
                 for bin_ in one.get("area", ())
                 for figure in (read_figure(bin_),)

@@ -189,8 +189,9 @@ def make_background_table(parts: CovarParts, one: Mapping[str, Any]) -> CovarTab
         headings=("Background", "Accuracy, %", "Predicted most, %",
                   "More than on other backgrounds, points"),
         lines=lines,
-        note="Every object is laid on the same backgrounds, so what is predicted more on one of "
-        "them is the background's doing. The largest of many is above its true value by chance.",
+        note="Where every object is laid on the same backgrounds (no limit), what is predicted "
+        "more on one of them is the background's doing. The largest of many is above its true "
+        "value by chance.",
     )  # fmt: skip
 
 

@@ -165,8 +165,8 @@ def _say_sources(one: Mapping[str, Any]) -> Iterator[str]:
             )
         else:
             yield (
-                f"By the {rule} rule the background drives no more errors of {one['label']} than "
-                "chance in any subset."
+                f"By the {rule} rule in no subset is the background told to drive more errors of "
+                f"{one['label']} than chance would."
             )
 
 

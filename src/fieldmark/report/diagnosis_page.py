@@ -19,7 +19,10 @@ from fieldmark.report.diagnosis_words import (
     SOURCE_NAMES,
     STRIPS,
     list_group_lines,
+    list_mask_lines,
+    list_move_lines,
     list_source_lines,
+    write_mask_sentences,
     write_sentences,
     write_title,
 )
@@ -107,6 +110,7 @@ def build_diagnosis_page(parts: DiagnosisParts, *, manifest: Mapping[str, Any]) 
         "tables": tuple(_list_tables(parts)),
         "meanings": tuple((RULES[rule], MEANINGS[rule]) for rule in rules if rule in RULES),
         "groups": tuple(_make_groups(parts, kind=kind) for kind in ("class", "attribute")),
+        "masks": _make_masks(parts),
         "strips": strips,
         "pictures_left_out": left_out,
         "making": _list_making(parts, manifest=manifest),
@@ -134,6 +138,21 @@ def _make_groups(parts: DiagnosisParts, *, kind: str) -> GroupTable:
         lines=lines[:MOST_GROUPS],
         left_out=max(0, len(lines) - MOST_GROUPS),
     )
+
+
+def _make_masks(parts: DiagnosisParts) -> dict[str, Any]:
+    moves = parts.masks.moves
+    radii = moves[0].radii if moves else ()
+    return {
+        "automatic": parts.masks.automatic,
+        "source": parts.masks.source,
+        "sentences": write_mask_sentences(parts),
+        "lines": tuple(list_mask_lines(parts)),
+        "headings": ("Rule", "Background", *(f"{radius:+d} px" for radius in radii)),
+        "moves": tuple(list_move_lines(parts)),
+        "moved": parts.masks.moved,
+        "side": parts.masks.side,
+    }
 
 
 def _make_strips(parts: DiagnosisParts) -> tuple[tuple[Strip, ...], int]:

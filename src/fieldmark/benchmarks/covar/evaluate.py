@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,9 @@ def run_covar_evaluation(request: CovarRequest, *, report: Report | None = None)
         seeds=[request.seed],
         resume=request.resume,
     )
-    likeness = find_likeness(images.candidates) if plan.rules else Likeness(None, ())
+    likeness = Likeness(similar=None, notes=())
+    if plan.rules:
+        likeness = find_likeness(images.candidates)
     encoded, failed = _ask_all(plan, images, likeness, report=report or _keep_silent)
     record = describe_run(
         plan, images, encoded, failed=failed, notes=(*images.notes, *likeness.notes)
@@ -194,13 +196,3 @@ def _write_predictions(path: Path, images: CovarImages, encoded: Sequence[Encode
             subset = images.subsets[int(images.cells[row])]
             label = table.classes[int(images.labels[row])]
             writer.writerow([identity, subset, images.objects[row], label, *said])
-
-
-def summarise_failures(failed: Mapping[str, str]) -> tuple[str, ...]:
-    """Say in a line each which encoder is left out, and why.
-
-    Example:
-        >>> summarise_failures({"hf:a": "cannot be had"})
-        ('hf:a is left out: cannot be had',)
-    """
-    return tuple(f"{uri} is left out: {reason}" for uri, reason in failed.items())

@@ -381,7 +381,9 @@ def _divide(numerator: ArrayLike, denominator: ArrayLike) -> Floats:
     above, below = np.broadcast_arrays(
         np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     )
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+    out = np.full(above.shape, np.nan)
+    np.divide(above, below, out=out, where=below > 0)
+    return out
 
 
 def plain_figures(figures: Mapping[str, Figure]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def order_rows(table: ImageTable, rows: Sequence[int], *, seed: int) -> list[int
         rows, key=lambda row: (derive_seed(seed, "covar order", objects[row], scenes[row]), row)
     )
     turns: dict[int, int] = {}
-    ranked = []
+    ranked: list[tuple[int, int, int]] = []
     for row in drawn:
         label = int(table.labels[row])
         turns[label] = turns.get(label, -1) + 1
