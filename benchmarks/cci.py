@@ -1,6 +1,6 @@
 """What CCI costs: forwards of one image, a hundred prompts, and the batch against the plain way.
 
-    python benchmarks/cci.py [--side 98] [--images 32] [--rounds 2] [--clusters 7]
+    python benchmarks/cci.py [--side 98] [--images 64] [--rounds 2] [--clusters 7]
 
 On `packaged:dinov2-small` over photographs of `gcompris`, in this process, on the threads that
 OMP_NUM_THREADS allows. Issue 5 asks for:
@@ -62,7 +62,7 @@ class Photographs(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--side", type=int, default=98)
-    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--clusters", type=int, default=7)
     options = parser.parse_args()
@@ -156,9 +156,8 @@ def compare_prompts(
             spent[texts] = take_time(partial(explain_by_clusters, subject))
         ratios.append(spent[PROMPTS] / spent[1])
     found = embed_clusters(encoder, photographs.pixels, config=config, ids=photographs.ids)
-    extra = take_time(
-        lambda: explain_clusters(found, photographs.texts, config=config, logit_scale=1.0)
-    )
+    explain = partial(explain_clusters, found, config=config, logit_scale=1.0)
+    extra = take_time(partial(explain, photographs.texts))
     print(
         f"{PROMPTS} prompts against 1: {statistics.median(ratios):.3f} times "
         f"({', '.join(f'{ratio:.3f}' for ratio in ratios)}; asked: 1.05); scores and maps of "

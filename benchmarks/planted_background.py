@@ -24,6 +24,20 @@ how often the answer stays where the rule leaves the cue alone.
 Rules: `touched` is the library's. `half` gives each patch to what covers half of it. `mixed`
 removes the object by half and the background as `touched` does. Intervals resample objects, and
 scenes; the wider is shown.
+
+On dinov2-small@224 (192 composites, 95 and 96 errors, all of them planted) background-driven are:
+
+    made from    rule      scene                  object
+    composites   touched   86.3 % [71.9, 95.8]     8.3 % [1.0, 19.8]
+                 half      81.1 % [66.7, 92.6]    15.6 % [4.2, 30.2]
+    alone        touched   93.7 % [83.0, 100]      6.2 % [0.0, 16.7]
+                 half      83.2 % [69.8, 93.7]    15.6 % [5.2, 30.2]
+    part         touched   98.9 % [95.8, 100]      0.0 % [0.0, 24.2]
+                 half      87.4 % [74.6, 96.8]    11.5 % [2.1, 23.1]
+
+Both targets are met by `touched` once the encoder has an answer for what removal leaves of an
+image, and by `half` never. Where it has none, what it says without the object is a constant of its
+own that no rule by removal can tell from the object's part.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from fieldmark.benchmarks.attribution import explain
-from fieldmark.benchmarks.attribution.explain_measure import load_result
+from fieldmark.benchmarks.attribution.explain_measure import explain_images, load_result
 from fieldmark.cli import explain as verb
 from fieldmark.core.errors import (
     ImageError,
@@ -166,7 +166,8 @@ def test_a_foreground_below_a_patch_is_reported_not_refused(image, tmp_path):
 
 def test_a_stopped_run_goes_on_after_the_methods_that_are_done(image, tmp_path, monkeypatch):
     out, words = tmp_path / "run", ["--image", image, "--text", "red", "--method", "cci,occlusion"]
-    real, asked = explain.explain_images, []
+    real = explain_images
+    asked: list[str] = []
 
     def fail_second(material, *, method, config):
         asked.append(method)

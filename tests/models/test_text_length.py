@@ -22,6 +22,7 @@ def encoder(request, open_clip_folder, transformers_folder):
 def test_the_longest_text_that_fits_is_the_last_whose_end_is_read(encoder):
     """One word more changes the embedding up to the limit; beyond it nothing changes any more."""
     limit = count_context(encoder)
+    assert limit is not None
     texts = [" ".join(["a"] * words) for words in range(1, limit + 3)]
     lengths = count_tokens(encoder, texts)
     assert list(lengths) == list(range(lengths[0], lengths[0] + len(texts)))

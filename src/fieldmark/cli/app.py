@@ -31,7 +31,10 @@ VERBS: Mapping[str, str] = MappingProxyType(
         "export": "write an encoder for open_clip or transformers",
     }
 )
-_HEAD = "fieldmark finds, explains, measures and removes what a vision-language model spuriously relies on."
+_HEAD = (
+    "fieldmark finds, explains, measures and removes what a vision-language model spuriously\n"
+    "relies on."
+)
 _TAIL = (
     "Run `fieldmark VERB --help` for the options of a verb, `fieldmark --version` for the version."
 )

@@ -47,7 +47,13 @@ def draw_drops(
     order = sorted(known, key=lambda number: -drops[number])
     for place, number in enumerate(order):
         body += _draw_bar(number, drops[number], sizes, at=TOP + ROW * place, scale=scale)
-    axis = {"x1": middle, "x2": middle, "y1": TOP - 2, "y2": height, "stroke": svg.INK}
+    axis: dict[str, str | float] = {
+        "x1": middle,
+        "x2": middle,
+        "y1": TOP - 2,
+        "y2": height,
+        "stroke": svg.INK,
+    }
     body.append(svg.element("line", axis))
     told = ", ".join(f"cluster {n + 1} {write_number(drops[n])}" for n in order)
     return svg.draw((WIDTH, height), name=identifier, title=title, description=told, body=body)
@@ -59,7 +65,12 @@ def _draw_bar(
     red, green, blue = CLUSTER_COLOURS[number % len(CLUSTER_COLOURS)]
     colour = f"rgb({red},{green},{blue})"
     ends = sorted((scale.place(0), scale.place(drop)))
-    bar = {"y": at + 3, "height": ROW - 7, "fill": colour, "stroke": svg.MUTED}
+    bar: dict[str, str | float] = {
+        "y": at + 3,
+        "height": ROW - 7,
+        "fill": colour,
+        "stroke": svg.MUTED,
+    }
     size = sizes[number] if number < len(sizes) else 0
     return [
         svg.element("rect", {"x": 1, "width": 12, **bar}),

@@ -78,7 +78,8 @@ def data(tmp_path):
         label, inside, outside = PAINTED[number % 3]
         image = Image.new("RGB", (8, 8), outside)
         image.paste(inside, CORNERS)
-        image.putpixel((7, 7), (number, 0, 0) if inside == outside else image.getpixel((0, 0)))
+        if inside == outside:
+            image.putpixel((7, 7), (number, 0, 0))
         image.save(tmp_path / f"{number}.png")
         mask = Image.new("L", (8, 8))
         mask.paste(255, CORNERS)
@@ -153,13 +154,14 @@ def test_grabcut_cuts_a_disc_out_of_its_box(tmp_path):
     pytest.importorskip("cv2")
     rng = np.random.default_rng(0)
     pixels = (rng.integers(0, 40, (48, 48, 3)) + np.array([30, 120, 40])).astype(np.uint8)
-    truth = np.hypot(*(np.mgrid[:48, :48] - 24)) < 12
+    rows, columns = np.mgrid[:48, :48] - 24
+    truth = np.hypot(rows, columns) < 12
     pixels[truth] = (200, 40, 30)
     Image.fromarray(pixels).save(tmp_path / "disc.png")
     (tmp_path / "t.csv").write_text('path,label,box\ndisc.png,disc,"[8, 8, 40, 40]"\n')
     table = read_table(tmp_path / "t.csv")
     boxes = read_boxes(str(tmp_path / "t.csv"), table)
-    assert boxes == ((8, 8, 40, 40),)
+    assert list(boxes) == [(8, 8, 40, 40)]
     (kept,) = draw_table_masks("grabcut", table, boxes=[(8, 8, 40, 40)])
     found = np.asarray(Image.open(kept.path)) > 0
     assert (found & truth).sum() / (found | truth).sum() > 0.95
@@ -252,8 +254,8 @@ def test_verdicts_move_as_worked_out_by_hand(data):
     parts = np.zeros((12, 2, 16), bool)
     wrong = np.where(table.labels == 0, 1, 0)
     measured = Measurement(
-        predictions=np.concatenate([wrong[:9], table.labels[9:]]), similarity=np.zeros(12),
-        parts=parts, drops=np.zeros((12, 1, 2)), maps=maps, clusters=np.zeros((12, 0), np.int64),
+        predictions=np.concatenate([wrong[:9], table.labels[9:]]),
+        similarity=np.zeros(12, np.float32), parts=parts, drops=np.zeros((12, 1, 2)), maps=maps, clusters=np.zeros((12, 0), np.int64),
         grid=(4, 4),
     )  # fmt: skip
     paths = [data / "truth" / f"{number}.png" for number in range(12)]
@@ -292,7 +294,8 @@ def test_saliency_of_the_wheel_finds_a_disc(tmp_path, monkeypatch):
     monkeypatch.delenv("FIELDMARK_CACHE")
     rng = np.random.default_rng(0)
     pixels = (rng.integers(0, 40, (96, 96, 3)) + np.array([30, 120, 40])).astype(np.uint8)
-    truth = np.hypot(*(np.mgrid[:96, :96] - 48)) < 24
+    rows, columns = np.mgrid[:96, :96] - 48
+    truth = np.hypot(rows, columns) < 24
     pixels[truth] = (200, 40, 30)
     Image.fromarray(pixels).save(tmp_path / "disc.png")
     (tmp_path / "t.csv").write_text("path,label\ndisc.png,disc\n")

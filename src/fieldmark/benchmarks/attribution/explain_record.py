@@ -154,7 +154,8 @@ def _describe_image(
 def _count_clusters(one: Explained) -> list[int]:
     if one.clusters is None or one.drops is None:
         return []
-    return np.bincount(one.clusters.ravel(), minlength=one.drops.shape[1]).tolist()
+    counts = np.bincount(one.clusters.ravel(), minlength=one.drops.shape[1])
+    return [int(count) for count in counts]
 
 
 def _describe_map(
