@@ -255,7 +255,8 @@ def test_verdicts_move_as_worked_out_by_hand(data):
     wrong = np.where(table.labels == 0, 1, 0)
     measured = Measurement(
         predictions=np.concatenate([wrong[:9], table.labels[9:]]),
-        similarity=np.zeros(12, np.float32), parts=parts, drops=np.zeros((12, 1, 2)), maps=maps, clusters=np.zeros((12, 0), np.int64),
+        similarity=np.zeros(12, np.float32), parts=parts,
+        drops=np.zeros((12, 1, 2)), maps=maps, clusters=np.zeros((12, 0), np.int64),
         grid=(4, 4),
     )  # fmt: skip
     paths = [data / "truth" / f"{number}.png" for number in range(12)]
