@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -56,6 +56,16 @@ def evaluate(
     templates: Annotated[
         str, typer.Option(help="Prompt ensemble: default (40), people (3), a file.")
     ] = "default",
+    head: Annotated[
+        Literal["zero-shot", "class-means"],
+        typer.Option(
+            help="How images are named: by texts, or by the nearest class mean, for encoders "
+            "whose texts are of no use."
+        ),
+    ] = "zero-shot",
+    fit_objects: Annotated[
+        int, typer.Option(min=1, help="Objects of each class that class means are made of.")
+    ] = 1,
     rules: Rules = "all",
     limit: Annotated[
         int | None,
@@ -87,6 +97,8 @@ def evaluate(
         out=out,
         candidates=candidates,
         templates=templates,
+        head=head,
+        fit_objects=fit_objects,
         rules=rules,
         limit=limit,
         errors=errors,

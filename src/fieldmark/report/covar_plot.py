@@ -48,7 +48,7 @@ def _list_panels(parts: CovarParts) -> Iterator[Panel]:
     ]
     yield Panel(
         caption="Accuracy by subset",
-        remark="zero-shot",
+        remark=str(parts.values["head"]),
         drawing=draw_class_bars(bars, encoders=labels, identifier="subsets", title="Accuracy"),
     )
     yield from _draw_area(chosen)

@@ -168,3 +168,32 @@ def test_words_become_a_page_and_tables(data, tmp_path, fake):
     assert result.exit_code == 0
     assert "Accuracy by subset" in result.output
     assert (tmp_path / "run" / "page.html").is_file()
+
+
+def test_class_means_come_from_objects_that_are_not_judged(data, tmp_path, fake):
+    request = ask(data, tmp_path / "run", models=("0.0",), rules="none", head="class-means")
+    out = run_covar_evaluation(request)
+    record = json.loads((out / "covar.json").read_text())
+    lines = (out / "predictions.csv").read_text().splitlines()[1:]
+    judged = {line.split(",")[2] for line in lines}
+    # Two objects of each of two classes: one makes the mean, the other is judged.
+    assert len(judged) == 2
+    assert {one.split("/")[0] for one in judged} == {"red", "green"}
+    assert record["encoders"][0]["accuracy"]["background"] == {
+        **record["encoders"][0]["accuracy"]["background"],
+        "value": 1.0,
+        "count": 4,
+    }
+    assert any("which are not judged" in note for note in record["notes"])
+    assert {row.head for row in read_rows(out)} == {"class-means"}
+
+
+def test_class_means_leave_an_object_of_each_class_to_judge(data, tmp_path, fake):
+    request = ask(data, tmp_path / "run", head="class-means", fit_objects=2)
+    with pytest.raises(UsageError, match="no object is left to judge of green, red"):
+        run_covar_evaluation(request)
+
+
+def test_class_means_do_not_know_other_names(data, tmp_path, fake):
+    with pytest.raises(UsageError, match="class means know the classes of the COVAR alone"):
+        run_covar_evaluation(ask(data, tmp_path / "run", head="class-means", candidates="imagenet"))

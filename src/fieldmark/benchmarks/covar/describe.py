@@ -28,7 +28,7 @@ from fieldmark.benchmarks.covar.request import CovarPlan
 from fieldmark.core.records import ResultRow
 from fieldmark.data.covar.settings import BACKGROUND, ORIGINAL
 
-SUITE, HEAD = "covar", "zero-shot"
+SUITE = "covar"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -160,7 +160,9 @@ def label_encoder(uri: str) -> str:
 
 def list_rows(record: Mapping[str, Any], *, seed: int) -> Iterator[ResultRow]:
     """Yield the main figures of a record as rows of `results.jsonl`."""
-    blank = ResultRow(suite=SUITE, dataset=record["dataset"], head=HEAD, seed=seed, metric="")
+    blank = ResultRow(
+        suite=SUITE, dataset=record["dataset"], head=record["head"], seed=seed, metric=""
+    )
     for one in record["encoders"]:
         mine = dataclasses.replace(blank, encoder=one["uri"])
         for kind, metric in (

@@ -14,12 +14,13 @@ from fieldmark.benchmarks.covar.candidates import Candidates, choose_candidates
 from fieldmark.benchmarks.covar.figures import list_columns
 from fieldmark.benchmarks.covar.request import CovarPlan
 from fieldmark.benchmarks.covar.sources import order_rows
-from fieldmark.core.errors import TableError
+from fieldmark.core.errors import TableError, UsageError
 from fieldmark.core.fetch import cache_dir
+from fieldmark.core.seeds import generator
 from fieldmark.data.covar.manifest import Covar, is_whole, open_covar
 from fieldmark.data.covar.settings import BACKGROUND, ORIGINAL
 from fieldmark.data.tables import ImageTable
-from fieldmark.models.embed import embed_images
+from fieldmark.models.embed import Embeddings, embed_images
 from fieldmark.models.encoder import Encoder
 from fieldmark.models.prompts import ensemble_prompts
 
@@ -37,6 +38,8 @@ class CovarImages:
         columns: of the paper's tables, the originals first.
         area: (n,) share of the image that the object has.
         candidates: what encoders choose among.
+        fit: images that class means are made of, of objects that are not evaluated; None where
+            encoders are asked by texts.
         notes: what limits the figures.
     """
 
@@ -48,6 +51,7 @@ class CovarImages:
     columns: tuple[str, ...]
     area: NDArray[np.float64]
     candidates: Candidates
+    fit: ImageTable | None
     notes: tuple[str, ...]
 
     @property
@@ -70,7 +74,7 @@ class Answers:
 
     Attributes:
         predictions: (n,) candidate.
-        texts: (K,D) the candidates' embeddings.
+        texts: (K,D) the candidates' embeddings, unit class means where texts are not asked.
     """
 
     predictions: NDArray[np.int64]
@@ -83,7 +87,7 @@ def open_images(plan: CovarPlan) -> CovarImages:
     Raises:
         TableError: the folder holds no finished COVAR, a file is missing or torn, or there is no
             variant.
-        UsageError: a class is not among the candidates.
+        UsageError: a class is not among the candidates, or has no object left to judge.
     """
     request = plan.request
     covar = open_covar(request.data)
@@ -92,9 +96,11 @@ def open_images(plan: CovarPlan) -> CovarImages:
             "holds no variant, only originals", where=request.data, mend="build it with subsets"
         )
     candidates = choose_candidates(request.candidates, covar.table.classes)
-    rows: list[int] = []
+    fit = choose_fit(covar, count=request.fit_objects, seed=request.seed)
+    fit = fit if request.head == "class-means" else frozenset()
+    objects, rows = covar.table.objects or covar.table.ids, list[int]()
     for subset in covar.subsets:
-        found = covar.find_rows(subset).tolist()
+        found = [row for row in covar.find_rows(subset).tolist() if objects[row] not in fit]
         rows += order_rows(covar.table, found, seed=request.seed)[: request.limit]
     chosen = np.array(sorted(rows), np.int64)
     table = covar.table.take(chosen)
@@ -108,7 +114,8 @@ def open_images(plan: CovarPlan) -> CovarImages:
         columns=list_columns(covar.subsets),
         area=covar.realised_area[chosen],
         candidates=candidates,
-        notes=tuple(_list_notes(covar, limit=request.limit)),
+        fit=_take_fit(covar, fit) if fit else None,
+        notes=tuple(_list_notes(covar, limit=request.limit)) + _note_fit(fit, covar),
     )
 
 
@@ -130,20 +137,77 @@ def ask_encoder(
     Raises:
         ImageError: an image cannot be read.
     """
-    with torch.inference_mode():
-        texts = ensemble_prompts(encoder, images.candidates.names, plan.templates)
-    known = texts.float().cpu().numpy()
+    if images.fit is None:
+        with torch.inference_mode():
+            texts = ensemble_prompts(encoder, images.candidates.names, plan.templates)
+        known = texts.float().cpu().numpy()
+    else:
+        known = average_classes_of(images.fit, _embed(plan, encoder, images.fit).values)
+    embedded = _embed(plan, encoder, images.table, progress=progress)
+    predictions = (embedded.values @ known.T).argmax(axis=1)
+    return Answers(predictions=predictions.astype(np.int64), texts=known)
+
+
+def choose_fit(covar: Covar, *, count: int, seed: int) -> frozenset[str]:
+    """Draw `count` objects of each class, by id, each class by its own name."""
+    table, chosen = covar.table, set[str]()
+    objects = np.array(table.objects or table.ids)
+    for label, name in enumerate(table.classes):
+        own = sorted(set(objects[table.labels == label].tolist()))
+        drawn = generator(seed, "covar", "fit", name).permutation(len(own))[:count]
+        chosen |= {own[place] for place in drawn.tolist()}
+    return frozenset(chosen)
+
+
+def average_classes_of(table: ImageTable, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the unit mean of each class's unit embeddings: (n,D) to (classes,D)."""
+    means = np.stack([values[table.labels == k].mean(axis=0) for k in range(len(table.classes))])
+    unit: NDArray[np.float32] = means / np.linalg.norm(means, axis=1, keepdims=True)
+    return unit
+
+
+def _take_fit(covar: Covar, fit: frozenset[str]) -> ImageTable:
+    table = covar.table
+    subset = BACKGROUND if BACKGROUND in covar.subsets else covar.subsets[0]
+    objects = table.objects or table.ids
+    taken = table.take([row for row in covar.find_rows(subset).tolist() if objects[row] in fit])
+    judged = {
+        int(label) for label, own in zip(table.labels, objects, strict=True) if own not in fit
+    }
+    short = [name for label, name in enumerate(table.classes) if label not in judged]
+    if short:
+        raise UsageError(
+            f"no object is left to judge of {', '.join(short[:3])}",
+            mend="set fewer aside with --fit-objects, or build more of each class",
+        )
+    return taken
+
+
+def _note_fit(fit: frozenset[str], covar: Covar) -> tuple[str, ...]:
+    if not fit:
+        return ()
+    return (
+        f"classes are the mean of {len(fit)} objects on all scenes, which are not judged "
+        f"({len(fit) / len(covar.table.classes):g} of each class); texts are not asked",
+    )
+
+
+def _embed(
+    plan: CovarPlan,
+    encoder: Encoder,
+    table: ImageTable,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Embeddings:
     # In full precision, so that images are named as when their errors are explained.
-    embedded = embed_images(
+    return embed_images(
         encoder,
-        images.table,
+        table,
         cache=_find_cache(),
         batch_size=plan.request.batch_size,
         precision="fp32",
         progress=progress,
     )
-    predictions = (embedded.values @ known.T).argmax(axis=1)
-    return Answers(predictions=predictions.astype(np.int64), texts=known)
 
 
 def _require_whole(table: ImageTable, *, masks: bool, where: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fieldmark.attribution.error_nulls import DRAWS
 from fieldmark.attribution.error_sources import Rule
@@ -14,6 +14,7 @@ from fieldmark.benchmarks.runs import choose_templates
 from fieldmark.core.errors import UsageError
 
 NO_RULES = "none"
+Head = Literal["zero-shot", "class-means"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class CovarRequest:
         candidates: `own` for the classes of the COVAR, `imagenet` for the 1,000 names that the
             paper chooses among, or a file with one name a line.
         templates: `default`, `people`, or a file with one template a line.
+        head: `zero-shot`, or `class-means` for an encoder whose texts are of no use.
+        fit_objects: objects of each class that class means are made of, and that are not judged.
         rules: names out of `RULES` with commas between them, `all` or `none`.
         limit: images of each subset at most, the same compositions in all; None takes all.
         errors: errors of each subset that are explained at most, drawn by the seed; 0 for all.
@@ -43,6 +46,8 @@ class CovarRequest:
     out: Path
     candidates: str = "own"
     templates: str = "default"
+    head: Head = "zero-shot"
+    fit_objects: int = 1
     rules: str = "all"
     limit: int | None = None
     errors: int = 200
@@ -97,6 +102,10 @@ def make_covar_plan(request: CovarRequest) -> CovarPlan:
         raise UsageError(
             "no number may be below 0, and a limit and draws not below 1",
             mend="leave these options out to get the defaults",
+        )
+    if request.head == "class-means" and request.candidates != "own":
+        raise UsageError(
+            "class means know the classes of the COVAR alone", mend="leave --candidates out"
         )
     none = request.rules.strip() == NO_RULES
     return CovarPlan(
