@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from fieldmark.attribution.error_sources import Judgement
 from fieldmark.attribution.maps import clip_maps, enlarge_maps
@@ -26,41 +25,10 @@ from fieldmark.core.atomic import replacing, write_json
 from fieldmark.metrics.error_shares import BACKGROUND, NOT_RESOLVED
 from fieldmark.models.encoder import Encoder
 from fieldmark.report.diagnosis_parts import PICTURES
+from fieldmark.report.heatmap import outline_mask, overlay_map
 
 SIDE = 224
-_HEAT, _OUTLINE, _GAP = (255, 122, 0), (0, 230, 255), 6
-
-
-def overlay_map(pixels: NDArray[np.uint8], map_HW: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Lay a map over an image: darkened where it is 0, orange where it is 1.
-
-    Args:
-        pixels: uint8 (H,W,3).
-        map_HW: (H,W) in [0, 1].
-
-    Example:
-        >>> overlay_map(np.full((1, 2, 3), 100, np.uint8), np.array([[0.0, 1.0]])).tolist()
-        [[[45, 45, 45], [216, 116, 25]]]
-    """
-    grey = pixels.mean(axis=2, keepdims=True).repeat(3, axis=2)
-    strength = np.clip(map_HW, 0, 1)[..., None]
-    base = 0.45 * grey * (1 - strength) + grey * strength
-    mixed = base * (1 - 0.75 * strength) + np.array(_HEAT) * 0.75 * strength
-    return np.asarray(mixed, np.uint8)
-
-
-def outline_mask(pixels: NDArray[np.uint8], mask_HW: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Draw the outline of a mask into a copy of an image, two pixels wide.
-
-    Args:
-        pixels: uint8 (H,W,3).
-        mask_HW: bool (H,W).
-    """
-    wide = ndimage.binary_dilation(mask_HW, iterations=1)
-    narrow = ndimage.binary_erosion(mask_HW, iterations=1, border_value=1)
-    drawn = pixels.copy()
-    drawn[wide & ~narrow] = _OUTLINE
-    return drawn
+_GAP = 6
 
 
 def draw_diagnosis(
