@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -193,11 +193,12 @@ def explain_plainly(encoder: Encoder, image: Tensor, text: Tensor, starts: Tenso
 
 def encode_masked(encoder: Encoder, image: Tensor, kept: Tensor) -> Tensor:
     """Embed an image with keys masked in every block of an open_clip ViT that pools its CLS."""
-    tower, tokens = take_apart(encoder), encoder.tokens(image)
+    tower: Any = take_apart(encoder)
+    tokens = encoder.tokens(image)
     stays = torch.cat([torch.ones(tokens.prefix, dtype=torch.bool), kept])
     mask = torch.zeros(len(stays), len(stays)).masked_fill(~stays, -torch.inf)
     values = tokens.values
-    for block in tower.visual.transformer.resblocks:  # type: ignore[attr-defined]
+    for block in tower.visual.transformer.resblocks:
         values = block(values, attn_mask=mask)
     return encoder.pool(tokens._replace(values=values))
 

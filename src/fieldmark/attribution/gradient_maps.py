@@ -102,8 +102,8 @@ def _open_pooling(encoder: Encoder, tower: Tower, tokens: Tokens) -> _Opened:
     with torch.no_grad():
         behind = encoder.run(tokens)
     cost = 0.0 if tower.pooler is None else POOLER_SHARE / len(tower.blocks)
-    finish = lambda values: encoder.pool(behind._replace(values=values))  # noqa: E731
-    return make_leaf(behind.values), finish, cost
+    leaf = make_leaf(behind.values)
+    return leaf, lambda values: encoder.pool(behind._replace(values=values)), cost
 
 
 def weigh_channels(features: Tensor, gradients: Tensor) -> Tensor:

@@ -7,14 +7,13 @@ not imply LAION-2B (appendix overview), it is the paper's own words, which no UR
 
 from __future__ import annotations
 
-import csv
 import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-from fieldmark.core.errors import InputError
+from fieldmark.report.reference_lines import read_lines
 
 COLUMNS = (
     "table",
@@ -121,25 +120,8 @@ def parse_references(text: str, *, where: str) -> tuple[Reference, ...]:
         Traceback (most recent call last):
         fieldmark.core.errors.InputError: a.csv: lacks the columns dataset, correlation, ...
     """
-    reader = csv.DictReader(text.splitlines(), strict=True)
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-    if missing:
-        raise InputError(
-            f"lacks the columns {', '.join(missing)}",
-            where=where,
-            mend=f"begin the file with {','.join(COLUMNS)}",
-        )
-    found = []
-    for number, line in enumerate(reader, start=2):
-        try:
-            found.append(_read_line(line))
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"cannot be read as a figure ({error})",
-                where=f"{where} line {number}",
-                mend="give table and value as numbers",
-            ) from None
-    return tuple(found)
+    lines = read_lines(text, columns=COLUMNS, where=where, parse=_read_line)
+    return tuple(one for _, one in lines)
 
 
 def _read_line(line: Mapping[str, str]) -> Reference:

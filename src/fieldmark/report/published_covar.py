@@ -10,7 +10,6 @@ cannot be read (BG-Er of ViT-L/14 LAION-2B on varied backgrounds) and is left ou
 
 from __future__ import annotations
 
-import csv
 import functools
 import math
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from fieldmark.core.errors import InputError
+from fieldmark.report.reference_lines import read_lines
 
 COLUMNS = ("table", "encoder", "name", "subset", "metric", "value")
 # Other names of the same weights.
@@ -94,26 +94,8 @@ def parse_covar_references(text: str, *, where: str) -> tuple[CovarReference, ..
         Traceback (most recent call last):
         fieldmark.core.errors.InputError: a.csv: lacks the columns encoder, name, metric, value...
     """
-    reader = csv.DictReader(text.splitlines(), strict=True)
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-    if missing:
-        raise InputError(
-            f"lacks the columns {', '.join(missing)}",
-            where=where,
-            mend=f"begin the file with {','.join(COLUMNS)}",
-        )
     found: dict[tuple[object, ...], CovarReference] = {}
-    for number, line in enumerate(reader, start=2):
-        place = f"{where} line {number}"
-        try:
-            words = {key: line[key].strip() for key in ("encoder", "name", "subset", "metric")}
-            one = CovarReference(table=int(line["table"]), value=float(line["value"]), **words)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InputError(
-                f"cannot be read as a figure ({error})",
-                where=place,
-                mend="fill every column and give table and value as numbers",
-            ) from None
+    for place, one in read_lines(text, columns=COLUMNS, where=where, parse=_parse):
         key = (one.encoder, one.subset, one.metric)
         if key in found or not 0 <= one.value <= 1:
             what = "repeats" if key in found else "gives no share of 1 for"
@@ -124,6 +106,11 @@ def parse_covar_references(text: str, *, where: str) -> tuple[CovarReference, ..
             )
         found[key] = one
     return tuple(found.values())
+
+
+def _parse(line: Mapping[str, str]) -> CovarReference:
+    words = {key: line[key].strip() for key in ("encoder", "name", "subset", "metric")}
+    return CovarReference(table=int(line["table"]), value=float(line["value"]), **words)
 
 
 @functools.cache

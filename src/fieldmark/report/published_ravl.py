@@ -7,12 +7,13 @@ the paper's text (Figure 2, section 4.2), not in the tables.
 
 from __future__ import annotations
 
-import csv
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
 from fieldmark.core.errors import InputError
+from fieldmark.report.reference_lines import read_lines
 
 COLUMNS = ("table", "model", "row", "column", "metric", "value")
 SETTINGS = "settings"
@@ -68,27 +69,9 @@ def parse_ravl_references(text: str, *, where: str) -> tuple[RavlReference, ...]
         Traceback (most recent call last):
         fieldmark.core.errors.InputError: a.csv: lacks the columns model, column, metric, value...
     """
-    reader = csv.DictReader(text.splitlines(), strict=True)
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-    if missing:
-        raise InputError(
-            f"lacks the columns {', '.join(missing)}",
-            where=where,
-            mend=f"begin the file with {','.join(COLUMNS)}",
-        )
     found: dict[tuple[object, ...], RavlReference] = {}
-    for number, line in enumerate(reader, start=2):
-        place = f"{where} line {number}"
-        try:
-            words = {key: line[key].strip() for key in ("model", "row", "column", "metric")}
-            reference = RavlReference(table=int(line["table"]), value=float(line["value"]), **words)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InputError(
-                f"cannot be read as a figure ({error})",
-                where=place,
-                mend="fill every column and give table and value as numbers",
-            ) from None
-        key = (reference.table, *words.values())
+    for place, reference in read_lines(text, columns=COLUMNS, where=where, parse=_parse):
+        key = _key(reference)
         if key in found:
             raise InputError(
                 f"repeats {reference.metric} of {reference.row or 'all'} in {reference.column}",
@@ -99,12 +82,18 @@ def parse_ravl_references(text: str, *, where: str) -> tuple[RavlReference, ...]
     return tuple(found.values())
 
 
+def _parse(line: Mapping[str, str]) -> RavlReference:
+    words = {key: line[key].strip() for key in ("model", "row", "column", "metric")}
+    return RavlReference(table=int(line["table"]), value=float(line["value"]), **words)
+
+
+def _key(one: RavlReference) -> tuple[object, ...]:
+    return one.table, one.row, one.column, one.metric, one.model
+
+
 @functools.cache
 def _index() -> dict[tuple[object, ...], float]:
-    return {
-        (one.table, one.row, one.column, one.metric, one.model): one.value
-        for one in read_ravl_references()
-    }
+    return {_key(one): one.value for one in read_ravl_references()}
 
 
 def find_ravl_reference(

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from fieldmark.attribution.methods import require_support
@@ -149,7 +150,6 @@ def describe(
 ) -> dict[str, Any]:
     """Return what `diagnosis.json` holds."""
     table, measured = diagnosis.table, diagnosis.measured
-    sources = {one.rule: list_sources(diagnosis, one) for one in diagnosis.judgements}
     area = measured.parts[:, 0].mean(axis=1)
     notes = list(diagnosis.notes)
     notes += note_masks(masks, source=plan.request.mask_source)
@@ -178,20 +178,28 @@ def describe(
             settings=masked.settings,
             side=encoder.spec.image_size,
         ),
-        "predictions": [
-            {
-                "image": table.ids[row],
-                "label": table.classes[int(table.labels[row])],
-                "predicted": table.classes[int(measured.predictions[row])],
-                "similarity": float(measured.similarity[row]),
-                "foreground_area": float(area[row]),
-                "mask": describe_mask(masks, row),
-                "sources": {rule: names[row] for rule, names in sources.items()},
-                "scores": {one.rule: one.scores[row] for one in diagnosis.judgements},
-            }
-            for row in range(len(table))
-        ],
+        "predictions": _describe_predictions(diagnosis, masks, area=area),
     }
+
+
+def _describe_predictions(
+    diagnosis: Diagnosis, masks: MaskReport, *, area: NDArray[np.float64]
+) -> list[dict[str, Any]]:
+    table, measured = diagnosis.table, diagnosis.measured
+    sources = {one.rule: list_sources(diagnosis, one) for one in diagnosis.judgements}
+    return [
+        {
+            "image": table.ids[row],
+            "label": table.classes[int(table.labels[row])],
+            "predicted": table.classes[int(measured.predictions[row])],
+            "similarity": float(measured.similarity[row]),
+            "foreground_area": float(area[row]),
+            "mask": describe_mask(masks, row),
+            "sources": {rule: names[row] for rule, names in sources.items()},
+            "scores": {one.rule: one.scores[row] for one in diagnosis.judgements},
+        }
+        for row in range(len(table))
+    ]
 
 
 def _gather(request: DiagnosisRequest, table: ImageTable, masked: Masked) -> Material:
