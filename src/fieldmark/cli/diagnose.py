@@ -100,7 +100,7 @@ def diagnose(
     score: ScoreName = "cosine",
     null: Null = "clusters",
     draws: Annotated[int, typer.Option(min=1, help="Of the null of the maps.")] = 200,
-    causal_draws: CausalDraws = 0,
+    causal_draws: CausalDraws = 2,
     similar: Similar = "wordnet",
     class_name: ClassNames = None,
     templates: Annotated[

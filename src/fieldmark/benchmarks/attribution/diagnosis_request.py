@@ -64,7 +64,7 @@ class DiagnosisRequest:
     score: Score = "cosine"
     null: NullName = "clusters"
     draws: int = DRAWS
-    causal_draws: int = 0
+    causal_draws: int = 2
     similar: Similar = "wordnet"
     class_names: tuple[str, ...] = ()
     templates: str = "default"
