@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -284,3 +285,13 @@ def test_a_damaged_shard_is_one_clear_line(tmp_path):
     shard.write_bytes(data[:40])
     with pytest.raises(InputError, match="delete it, and its images are embedded again"):
         open_cluster_cache(tmp_path, spec=encoder.spec, config=CONFIG)
+
+
+def test_other_texts_for_images_that_were_explained_run_no_block(tmp_path, monkeypatch):
+    encoder, chance = FakeEncoder(), torch.Generator().manual_seed(0)
+    images = torch.rand(3, 3, 8, 8, generator=chance)
+    attribute(encoder, images, ["red on blue"], config=CONFIG, cache=tmp_path)
+    plain = attribute(encoder, images, ["green on red"], config=CONFIG)
+    monkeypatch.setattr(FakeEncoder, "run", lambda *_: pytest.fail("a block ran"))
+    kept = attribute(encoder, images, ["green on red"], config=CONFIG, cache=tmp_path)
+    np.testing.assert_array_equal(kept.values, plain.values)

@@ -31,7 +31,8 @@ QUICK = ["--set", "rise_masks=40"]
 
 
 @pytest.fixture(autouse=True)
-def fake_encoder(monkeypatch):
+def fake_encoder(monkeypatch, tmp_path):
+    monkeypatch.setenv("FIELDMARK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(explain, "load_encoder", lambda uri, device: FakeEncoder())
 
 

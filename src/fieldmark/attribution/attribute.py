@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ def attribute(
     method: str = "cci",
     config: AttributionConfig | None = None,
     ids: Sequence[str] | None = None,
+    cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Attributions:
     """Say which parts of each image speak for each text.
@@ -42,6 +44,8 @@ def attribute(
         method: a name out of `METHODS`.
         config: settings; `batch_size` bounds the memory.
         ids: B names that chance is drawn by; numbers by default.
+        cache: folder that CCI keeps its embeddings in, so that other texts for the same images cost
+            one matrix product; None keeps nothing.
         progress: called with how many images are done and how many there are.
 
     Returns:
@@ -78,6 +82,7 @@ def attribute(
             config=config,
             ids=names[rows],
             empty_text=empty,
+            cache=cache,
         )
         parts.append(_measure(explain, subject))
         if progress is not None:

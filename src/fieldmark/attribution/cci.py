@@ -330,15 +330,23 @@ def explain_by_clusters(subject: Subject) -> Maps:
         >>> maps.values[0, 0].tolist()[1], maps.forwards
         ([0.0, 1.0, 1.0, 0.0], 2.0)
     """
-    embeddings = embed_clusters(
-        subject.encoder, subject.images, config=subject.config, ids=subject.ids
-    )
     return explain_clusters(
-        embeddings,
+        _embed_subject(subject),
         subject.texts,
         config=subject.config,
         logit_scale=subject.encoder.spec.logit_scale,
     )
+
+
+def _embed_subject(subject: Subject) -> ClusterEmbeddings:
+    encoder, config = subject.encoder, subject.config
+    if subject.cache is None:
+        return embed_clusters(encoder, subject.images, config=config, ids=subject.ids)
+    # The cache stands on this module.
+    from fieldmark.attribution.cluster_cache import embed_cached, open_cluster_cache
+
+    cache = open_cluster_cache(subject.cache, spec=encoder.spec, config=config)
+    return embed_cached(cache, encoder, subject.images, ids=subject.ids)
 
 
 def measure_floor(encoder: Encoder, image_1CHW: Tensor, texts: Tensor) -> Tensor:

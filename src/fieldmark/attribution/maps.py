@@ -7,6 +7,7 @@ its input, K clusters, D embedding dimensions.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ class Subject:
             is in its batch.
         empty_text: (D,) unit embedding of a text that says nothing, for methods that compare with
             it; None where there is none.
+        cache: folder that CCI keeps its embeddings in, free of texts; None keeps nothing.
     """
 
     encoder: Encoder
@@ -38,6 +40,7 @@ class Subject:
     config: AttributionConfig
     ids: tuple[str, ...]
     empty_text: Tensor | None = None
+    cache: Path | None = None
 
     def __len__(self) -> int:
         return len(self.images)

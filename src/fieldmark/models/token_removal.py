@@ -175,7 +175,10 @@ def pack_weights(values: Tensor, *, count: int) -> AbstractContextManager[object
         >>> isinstance(pack_weights(torch.zeros(1), count=1), PackedWeights)
         False
     """
-    able = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    operators = ("_reorder_linear_weight", "_linear_pointwise")
+    able = torch.backends.mkldnn.is_available() and all(
+        hasattr(torch.ops.mkldnn, name) for name in operators
+    )
     plain = values.device.type == "cpu" and values.dtype == torch.float32
     return PackedWeights() if able and plain and count >= WORTH_PACKING else nullcontext()
 

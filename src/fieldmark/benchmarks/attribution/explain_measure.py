@@ -25,6 +25,7 @@ from fieldmark.attribution.maps import Attributions
 from fieldmark.benchmarks.attribution.explain_material import Material
 from fieldmark.core.atomic import replacing
 from fieldmark.core.errors import InputError
+from fieldmark.core.fetch import cache_dir
 
 PARTS = "parts"
 
@@ -94,6 +95,7 @@ def explain_images(material: Material, *, method: str, config: AttributionConfig
             method=method,
             config=config,
             ids=[material.pictures[row].identity for row in rows],
+            cache=cache_dir() / "clusters",
         )
         forwards += part.forwards * len(rows)
         backwards += part.backwards * len(rows)
