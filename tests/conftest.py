@@ -16,15 +16,22 @@ GOLDEN = Path(__file__).parent / "golden"
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew")
     parser.addoption("--run-network", action="store_true", help="run tests that fetch packages")
+    parser.addoption("--run-slow", action="store_true", help="run tests that take many seconds")
 
 
 def pytest_collection_modifyitems(config, items):
+    skipped = {
+        "network": "fetches packages: --run-network (tests/QUARANTINES.md)",
+        "slow": "takes many seconds: make test-slow (tests/QUARANTINES.md)",
+    }
     if config.getoption("--run-network") or os.environ.get("CI"):
-        return
-    skip = pytest.mark.skip(reason="fetches packages: --run-network (tests/QUARANTINES.md)")
+        del skipped["network"]
+    if config.getoption("--run-slow"):
+        del skipped["slow"]
     for item in items:
-        if "network" in item.keywords:
-            item.add_marker(skip)
+        for name, reason in skipped.items():
+            if name in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture

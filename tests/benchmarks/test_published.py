@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fieldmark.cli.app import run
+from fieldmark.cli.dispatch import run
 from fieldmark.core.records import read_rows, read_run
 from tests.data.datasets.animal_trees import write_counteranimal
 from tests.data.datasets.bird_trees import draw_cub, draw_pool, draw_waterbirds

@@ -8,8 +8,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fieldmark.benchmarks import embedding_maps
 from fieldmark.benchmarks.jobs import Job, TaskRef
@@ -18,7 +16,6 @@ from fieldmark.benchmarks.structure import SIZES
 from fieldmark.benchmarks.study_measures import STUDY_MEASURES
 from fieldmark.benchmarks.subject import Bench
 from fieldmark.core.errors import NotApplicableError, UsageError
-from fieldmark.metrics.averaging import average_first, fit_decay, measure_residuals
 from fieldmark.testing import FakeEncoder
 from tests.benchmarks.squares import BAP, draw_task
 from tests.methods.task_material import SETTINGS
@@ -199,52 +196,3 @@ def test_a_killed_curve_goes_on_to_the_same_figures(bench):
 def test_settings_of_fine_tuning_that_do_not_exist_are_named(bench):
     with pytest.raises(UsageError, match=r"settings of fine-tuning: .*; known: epochs"):
         measure(bench, "fine-tuning-curve", fine_tuning={"epochs": "many"})
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 5))
-def test_residuals_are_those_of_plain_means(seed, count, longest):
-    rng = np.random.default_rng(seed)
-    population = rng.normal(size=(count, 3))
-    draws = rng.integers(count, size=(4, longest))
-    sizes = [longest, 1, longest + 1]
-    got = measure_residuals(population, draws, sizes=sizes)
-    for row, chosen in enumerate(draws):
-        for column, size in enumerate(sizes[:2]):
-            mean = population[chosen[:size]].mean(axis=0)
-            expected = ((mean - population.mean(axis=0)) ** 2).sum()
-            assert got[row, column] == pytest.approx(expected, abs=1e-12)
-    assert np.isnan(got[:, 2]).all()
-
-
-def test_draws_with_replacement_decay_as_one_over_k_in_the_smallest_pool():
-    """Every sequence of four draws from three: the expectation is exact."""
-    population = np.random.default_rng(0).normal(size=(3, 5))
-    draws = np.array(list(itertools.product(range(3), repeat=4)))
-    residuals = measure_residuals(population, draws, sizes=(1, 2, 4))
-    variance = residuals.mean(axis=0)
-    assert variance * [1, 2, 4] == pytest.approx([variance[0]] * 3)
-    decay = fit_decay(residuals, (1, 2, 4))
-    assert decay.slope == pytest.approx(-1)
-    assert decay.low < -1 < decay.high
-    assert decay.count == 81
-
-
-def test_a_slope_without_variance_is_undefined():
-    flat = fit_decay(np.zeros((3, 2)), (1, 2))
-    assert all(map(math.isnan, (flat.slope, flat.low, flat.high)))
-    assert math.isnan(fit_decay(np.ones((3, 1)), (1,)).slope)
-    assert math.isnan(fit_decay([[1.0, 0.5]], (1, 2)).low)
-    assert fit_decay(np.empty((0, 2)), (1, 2)).count == 0
-    with pytest.raises(ValueError, match="must be"):
-        fit_decay(np.ones((3, 2)), (1, 2, 3))
-    with pytest.raises(ValueError, match="at least 1"):
-        measure_residuals(np.ones((3, 2)), np.zeros((1, 1), int), sizes=(0,))
-
-
-def test_a_mean_that_cancels_out_is_undefined():
-    anchors = average_first([[[1.0, 0.0], [-1.0, 0.0]]], sizes=(1, 2))
-    assert anchors[0, 0].tolist() == [1, 0]
-    assert np.isnan(anchors[0, 1]).all()
-    with pytest.raises(ValueError, match="must be"):
-        average_first(np.ones((1, 2, 3)), sizes=(3,))

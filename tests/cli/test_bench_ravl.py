@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fieldmark.cli.app import run
+from fieldmark.cli.dispatch import run
 from fieldmark.core.records import read_rows, read_run
 from fieldmark.data.controlled.objects import DIGITS
 from tests.benchmarks.fake_controlled import AMOUNTS, use_fake_encoder

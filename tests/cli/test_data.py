@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from fieldmark.cli.app import run
+from fieldmark.cli.dispatch import run
 from tests.data.datasets.animal_trees import write_counteranimal, write_imagenet_s, write_unmixed
 
 

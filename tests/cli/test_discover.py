@@ -8,7 +8,7 @@ from PIL import Image
 
 from fieldmark.benchmarks import discovery
 from fieldmark.benchmarks.discovery_record import read_discovery
-from fieldmark.cli.app import run
+from fieldmark.cli.dispatch import run
 from fieldmark.core.records import read_run
 from fieldmark.models.load import load_encoder
 from fieldmark.testing import FakeEncoder

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fieldmark.cli.app import run
+from fieldmark.cli.dispatch import run
 from fieldmark.core.records import read_rows, read_run
 from fieldmark.models.load import load_encoder
 from fieldmark.report.mitigation_parts import read_mitigation_parts

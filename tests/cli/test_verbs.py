@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from fieldmark.cli.app import run
+from fieldmark.cli.dispatch import run
 from fieldmark.core.records import read_rows, read_run
 from fieldmark.data.datasets import build_dataset
 from tests.models import tiny

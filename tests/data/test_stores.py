@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fieldmark.core.errors import FieldmarkError, InputError
+from fieldmark.data import stores
 from fieldmark.data.stores import open_store
 
 
@@ -47,10 +48,10 @@ def test_a_store_cut_short_is_drawn_again_and_never_read_as_whole(tmp_path):
     path = tmp_path / "a.u8"
     store = open_store(path, count=10, draw=draw_number)
     os.truncate(path, 3)
-    with pytest.raises(FieldmarkError, match=r"a\.u8: the cache is damaged; delete this file"):
-        store.read(9)
+    with pytest.raises(FieldmarkError, match=r"a\.u8: image 9 of this cache is damaged; run again"):
+        pickle.loads(pickle.dumps(store)).read(9)
     assert np.array_equal(open_store(path, count=10, draw=draw_number).read(9), draw_number(9)[0])
-    path.with_suffix(".index.npy").write_bytes(b"no index")
+    path.with_suffix(".index.safetensors").write_bytes(b"no index")
     assert np.array_equal(open_store(path, count=10, draw=draw_number).read(9), draw_number(9)[0])
 
 
@@ -121,3 +122,57 @@ def test_reading_all_of_a_large_store_keeps_the_process_small(tmp_path):
         store.read_into(out, index)
     assert (tmp_path / "a.u8").stat().st_size > 100e6
     assert resident_bytes() - before < 10e6
+
+
+def test_a_flipped_bit_is_never_read_and_the_image_is_drawn_again(tmp_path, caplog):
+    path = tmp_path / "a.u8"
+
+    def draw(index):
+        return [np.full((1, 2, 3), 2 * index + number, np.uint8) for number in range(2)]
+
+    store = open_store(path, count=9, draw=draw)
+    data = bytearray(path.read_bytes())
+    for bit in range(0, len(data) * 8, 13):
+        bad = bytearray(data)
+        bad[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        assert [int(store.read(index).min()) for index in range(18)] == list(range(18))
+        assert path.read_bytes() == data
+    assert "is damaged and is drawn again" in caplog.text
+    copy = pickle.loads(pickle.dumps(store))
+    path.write_bytes(bad)
+    with pytest.raises(FieldmarkError, match="is damaged; run again, and it is drawn anew"):
+        copy.read(bit // 8 // 6)
+    again = open_store(path, count=9, draw=draw)
+    assert [int(again.read(index).max()) for index in range(18)] == list(range(18))
+
+
+def test_a_damaged_index_is_drawn_anew(tmp_path):
+    path = tmp_path / "a.u8"
+    open_store(path, count=5, draw=draw_number)
+    index = path.with_suffix(".index.safetensors")
+    data = bytearray(index.read_bytes())
+    data[-3] ^= 4
+    index.write_bytes(data)
+    drawn = []
+
+    def draw(number):
+        drawn.append(number)
+        return draw_number(number)
+
+    open_store(path, count=5, draw=draw)
+    assert sorted(drawn) == list(range(5))
+
+
+def test_a_whole_store_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    """Root obeys no permission, so opening the lock stands for the refusal."""
+    path = tmp_path / "a.u8"
+    open_store(path, count=5, draw=draw_number)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(stores, "_locked", refuse)
+    assert len(open_store(path, count=5, draw=draw_number)) == 5
+    with pytest.raises(FieldmarkError, match="the cache cannot be written"):
+        open_store(path, count=6, draw=draw_number)

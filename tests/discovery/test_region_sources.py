@@ -188,6 +188,16 @@ def test_official_weights_come_from_torchvision_without_pickled_code_faked(
     assert asked["url"] == get_model_weights(SMALL).DEFAULT.url
 
 
+def test_weights_that_were_damaged_in_the_cache_are_refused_unread(monkeypatch, tmp_path):
+    monkeypatch.setenv("FIELDMARK_CACHE", str(tmp_path))
+    name = get_model_weights(SMALL).DEFAULT.url.rpartition("/")[2]
+    (tmp_path / "detectors").mkdir()
+    (tmp_path / "detectors" / name).write_bytes(b"damaged")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(ChecksumError, match=r"\.pth: is damaged; delete it to have it fetched"):
+        load_detector(SMALL)
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from fieldmark.core.errors import UnknownNameError
+from fieldmark.core.errors import InputError, UnknownNameError
 from fieldmark.methods.bap.config import METHOD_NAMES
 from fieldmark.methods.bap.objectives import align_to
 from fieldmark.methods.bap.pretrain import METHODS, Pretraining, pretrain
@@ -99,6 +99,36 @@ def test_half_a_line_in_the_log_is_dropped(tmp_path):
     with (tmp_path / "run" / "loss.jsonl").open("a") as stream:
         stream.write('{"step": 99, "ep')
     assert [row.step for row in read_losses(tmp_path / "run")] == list(range(15))
+
+
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "loss.jsonl"])
+def test_a_damaged_checkpoint_or_log_is_refused(tmp_path, name):
+    compositor = open_compositor(tmp_path)
+
+    def kill(at):
+        if at.step == 8:
+            raise Killed
+
+    with pytest.raises(Killed):
+        align(tmp_path, compositor, progress=kill)
+    path = tmp_path / "run" / name
+    data = bytearray(path.read_bytes())
+    for place, bit in ((len(data) // 2, 128), (12, 128)):
+        bad = bytearray(data)
+        bad[place] ^= bit
+        path.write_bytes(bad)
+        with pytest.raises(InputError, match=r"is damaged .*; delete it.*trains again from"):
+            align(tmp_path, compositor)
+
+
+def test_a_log_that_lacks_a_line_is_refused(tmp_path):
+    compositor = open_compositor(tmp_path)
+    align(tmp_path, compositor)
+    path = tmp_path / "run" / "loss.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:3], *lines[4:]]))
+    with pytest.raises(InputError, match="a line is missing"):
+        read_losses(tmp_path / "run")
 
 
 def test_accumulation_changes_nothing_but_rounding(tmp_path):

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
-from fieldmark.core.errors import NotApplicableError, UnknownNameError
+from fieldmark.core.errors import InputError, NotApplicableError, UnknownNameError
 from fieldmark.methods.classifier import fold_head, make_probe, open_head
-from fieldmark.methods.epochs import read_scores, score_epoch
+from fieldmark.methods.epochs import read_scores, restore_best, score_epoch
 from fieldmark.methods.fine_tuning import (
     HELD_OUT_RECIPE,
     RECIPE,
@@ -149,6 +150,21 @@ def test_a_killed_run_with_a_choice_resumes_to_the_same_epoch(tmp_path):
         RECIPE.adapt(make_material(tmp_path, config=config, report=kill_at("fine-tuning", 10)))
     assert len(read_scores(tmp_path / "run" / "best")) == 2
     assert bits(RECIPE.adapt(make_material(tmp_path, config=config))) == bits(whole)
+
+
+def test_a_damaged_best_epoch_is_refused(tmp_path):
+    config = CONFIG.model_copy(update={"select": "worst-group"})
+    with pytest.raises(Killed):
+        RECIPE.adapt(make_material(tmp_path, config=config, report=kill_at("fine-tuning", 10)))
+    path = tmp_path / "run" / "best" / "best.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"best\.safetensors: is damaged .*trains again"):
+        restore_best(path.parent, nn.Linear(1, 1), nn.Linear(1, 1))
+    (path.parent / "scores.json").write_text('{"scores": [0.5, 0.75]}')
+    with pytest.raises(InputError, match=r"scores\.json: is no sealed JSON object"):
+        read_scores(path.parent)
 
 
 def test_worst_group_ignores_unknown_groups():

@@ -148,7 +148,7 @@ def test_unfitted_probe_is_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["none", "record", "weights", "head"])
+@pytest.mark.parametrize("damage", ["none", "record", "weights", "head", "bit", "class"])
 def test_damaged_probe_is_named(tmp_path, damage):
     X, y = _embeddings()
     if damage != "none":
@@ -159,6 +159,13 @@ def test_damaged_probe_is_named(tmp_path, damage):
         (tmp_path / "probe.safetensors").write_bytes(b"short")
     if damage == "head":
         (tmp_path / "probe.json").write_text('{"head": "forest", "params": {}, "classes": []}')
+    if damage == "bit":
+        data = bytearray((tmp_path / "probe.safetensors").read_bytes())
+        data[-1] ^= 1
+        (tmp_path / "probe.safetensors").write_bytes(data)
+    if damage == "class":
+        path = tmp_path / "probe.json"
+        path.write_text(path.read_text().replace('"classes": [\n    ', '"classes": [\n    1'))
     with pytest.raises(InputError, match="holds no whole probe"):
         load_probe(tmp_path)
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
-from fieldmark.core.errors import ImageError, InputError, UnknownNameError
+from fieldmark.core.errors import ImageError, UnknownNameError
 from fieldmark.models import embed
 from fieldmark.models.embed import Precision, embed_batches, embed_images
 from fieldmark.testing import FakeEncoder
@@ -145,13 +146,25 @@ def test_two_runs_may_write_the_same(tmp_path):
     assert embed_images(FakeEncoder(), FakeImages(colours), cache=tmp_path).computed == 0
 
 
-def test_damaged_shard_is_named(tmp_path):
+@pytest.mark.parametrize("how", ["bit", "cut", "unsealed"])
+def test_a_damaged_shard_is_never_used_and_made_again(tmp_path, caplog, how):
     images = FakeImages(_colours(3))
-    embed_images(FakeEncoder(), images, cache=tmp_path)
+    before = embed_images(FakeEncoder(), images, cache=tmp_path)
     [shard] = tmp_path.rglob("shard-*")
-    shard.write_bytes(shard.read_bytes()[:-4])
-    with pytest.raises(InputError, match=rf"{shard.name}: is not a whole file .* delete it"):
-        embed_images(FakeEncoder(), images, cache=tmp_path)
+    whole = shard.read_bytes()
+    bad = bytearray(whole)
+    bad[-3] ^= 64
+    if how == "unsealed":
+        save_file(load_file(shard), shard, metadata={"images": "[]"})
+    else:
+        shard.write_bytes(bad if how == "bit" else whole[:-4])
+    after = embed_images(FakeEncoder(), images, cache=tmp_path)
+    assert after.computed == 3
+    assert np.array_equal(after.values, before.values)
+    assert shard.read_bytes() == whole
+    [record] = caplog.records
+    assert f"{shard.name}: is damaged or of an older fieldmark" in record.getMessage()
+    assert embed_images(FakeEncoder(), images, cache=tmp_path).reused == 3
 
 
 def test_unreadable_image_stops_the_run():

@@ -23,6 +23,7 @@ from fieldmark.core.errors import (
     UnknownNameError,
     UsageError,
 )
+from fieldmark.core.records import start_run
 from fieldmark.models import hub
 from fieldmark.models.load import load_encoder
 from tests.models import tiny
@@ -188,7 +189,7 @@ def test_a_run_directory_gives_the_encoder_in_it(open_clip_folder, tmp_path):
     encoder.save(tmp_path / "encoder")
     with pytest.raises(InputError, match="holds neither a run with an encoder nor a model"):
         load_encoder(str(tmp_path))
-    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "run.json").write_text('{"schema": 1}')
     assert load_encoder(str(tmp_path)).spec.fingerprint == encoder.spec.fingerprint
 
 
@@ -270,3 +271,33 @@ def test_importing_it_loads_no_model_library():
         "assert not {'open_clip', 'transformers', 'timm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_flipped_bit_in_saved_weights_is_refused(open_clip_folder, tmp_path):
+    load_encoder(f"local-dir:{open_clip_folder('clip')}").save(tmp_path / "encoder")
+    path = tmp_path / "encoder" / "open_clip_model.safetensors"
+    load_encoder(f"local-dir:{path.parent}")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 64
+    path.write_bytes(data)
+    with pytest.raises(
+        InputError, match=r"safetensors: these weights .*cut off or damaged\); make"
+    ):
+        load_encoder(f"local-dir:{path.parent}")
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_the_encoder_of_a_run_must_be_the_one_that_it_wrote(transformers_folder, tmp_path, family):
+    """transformers writes no checksum; the run's record has the fingerprint."""
+    encoder = load_encoder(f"hf:{transformers_folder(family)}")
+    run = start_run(tmp_path / "run", "bap", arguments={})
+    encoder.save(run.out / "encoder")
+    run.weights = {"after": encoder.spec.fingerprint}
+    run.finish()
+    assert load_encoder(str(run.out)).spec.fingerprint == encoder.spec.fingerprint
+    path = run.out / "encoder" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 64
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="these weights are not those that the run wrote"):
+        load_encoder(str(run.out))

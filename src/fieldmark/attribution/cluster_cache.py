@@ -4,30 +4,31 @@ They do not depend on texts, so new prompts for old images cost one matrix produ
 those of one encoder with one set of settings; `manifest.json` says which. Each
 `shard-*.safetensors` holds a batch and, in its metadata, the names of its images and a checksum. A
 shard is written whole or not at all and never changed, so a killed run keeps what it had and two
-runs can share the folder. Shape letters as in maps.py.
+runs can share the folder. A shard that does not fit its checksum is dropped, and its images are
+embedded again. Shape letters as in maps.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fieldmark.attribution.cci import ClusterEmbeddings, embed_clusters, join_clusters
 from fieldmark.attribution.config import AttributionConfig
-from fieldmark.core.atomic import hash_json, replacing, write_json
-from fieldmark.core.errors import InputError
+from fieldmark.core.atomic import MEND_CACHE, hash_json, write_json
+from fieldmark.core.sealed import SEAL, discard, is_whole, sealing
 from fieldmark.models.encoder import Encoder, EncoderSpec
 
-SCHEMA = 1
+SCHEMA = 2
 # What changes the embeddings beside weights, pixels and the image's name.
 _SETTINGS = ("clusters", "cluster_layer", "cluster_starts", "seed", "mode", "remove", "fill")
 _PREPROCESSING = ("mean", "std", "grid")
@@ -51,8 +52,7 @@ class ClusterCache:
     def read(self, keys: Sequence[str]) -> dict[str, ClusterEmbeddings]:
         """Return what there is of these keys, one image each.
 
-        Raises:
-            InputError: a shard is damaged.
+        A damaged shard is dropped with a warning.
         """
         wanted: dict[Path, list[str]] = {}
         for key in keys:
@@ -61,11 +61,18 @@ class ClusterCache:
         found = {}
         for shard, names in wanted.items():
             values = _read_shard(shard)
+            if values is None:
+                self._drop(shard)
+                continue
             for name in names:
                 row = self.index[name][1]
                 parts = {part: values[part][row : row + 1] for part in _FIELDS}
                 found[name] = ClusterEmbeddings(**parts, mode=self.config.mode)
         return found
+
+    def _drop(self, shard: Path) -> None:
+        for name in [name for name, (place, _) in self.index.items() if place == shard]:
+            del self.index[name]
 
     def write(self, keys: Sequence[str], embeddings: ClusterEmbeddings) -> None:
         """Add a shard: a key for each image.
@@ -76,9 +83,8 @@ class ClusterCache:
         values = {name: getattr(embeddings, name).contiguous() for name in _FIELDS}
         values["labels"] = values["labels"].to(torch.int32)
         shard = self.folder / f"shard-{hash_json(list(keys))[:32]}.safetensors"
-        facts = {"images": json.dumps(list(keys)), "sha256": _hash_values(values)}
-        with replacing(shard) as part:
-            save_file(values, part, metadata=facts)
+        with sealing(shard, mend=MEND_CACHE) as part:
+            save_file(values, part, metadata={**SEAL, "images": json.dumps(list(keys))})
         self.index.update((key, (shard, row)) for row, key in enumerate(keys))
 
 
@@ -88,7 +94,6 @@ def open_cluster_cache(
     """Open the folder for one encoder and these settings under `cache`; make it if need be.
 
     Raises:
-        InputError: a shard is damaged.
         FieldmarkError: the folder cannot be written.
 
     Example:
@@ -107,7 +112,9 @@ def open_cluster_cache(
     key |= {"schema": SCHEMA, "fingerprint": spec.fingerprint}
     folder = cache / hash_json(key)[:32]
     if not (folder / "manifest.json").is_file():
-        write_json(folder / "manifest.json", key | {"uri": spec.uri, "dim": spec.dim})
+        write_json(
+            folder / "manifest.json", key | {"uri": spec.uri, "dim": spec.dim}, mend=MEND_CACHE
+        )
     found = ClusterCache(folder, config)
     for shard in sorted(folder.glob("shard-*.safetensors")):
         names = _read_names(shard)
@@ -131,7 +138,6 @@ def embed_cached(
         embeddings were made.
 
     Raises:
-        InputError: a shard is damaged.
         FieldmarkError: a shard cannot be written.
 
     Example:
@@ -179,38 +185,21 @@ def _take(embeddings: ClusterEmbeddings, row: int) -> ClusterEmbeddings:
     return ClusterEmbeddings(**parts, mode=embeddings.mode)
 
 
-def _hash_values(values: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(values):
-        digest.update(f"{name} {values[name].dtype} {tuple(values[name].shape)}\n".encode())
-        digest.update(values[name].flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def _read_names(shard: Path) -> list[str]:
-    try:
-        with safe_open(shard, framework="pt") as file:
-            names: list[str] = json.loads((file.metadata() or {})["images"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise _damaged(shard) from error
+    """Return the names of a shard's images; none of a damaged shard."""
+    if not is_whole(shard):
+        discard(shard, instead="its images are embedded again")
+        return []
+    with safe_open(shard, framework="pt") as file:
+        names: list[str] = json.loads(file.metadata()["images"])
     return names
 
 
-def _read_shard(shard: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(shard, framework="pt") as file:
-            checksum = (file.metadata() or {})["sha256"]
-            values = {name: file.get_tensor(name) for name in _FIELDS}
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise _damaged(shard) from error
-    if _hash_values(values) != checksum:
-        raise _damaged(shard)
+def _read_shard(shard: Path) -> dict[str, Tensor] | None:
+    """Return the values of a shard, or nothing where it was damaged since the cache was opened."""
+    if not is_whole(shard):
+        discard(shard, instead="its images are embedded again")
+        return None
+    with safe_open(shard, framework="pt") as file:
+        values = {name: file.get_tensor(name) for name in _FIELDS}
     return values | {"labels": values["labels"].long()}
-
-
-def _damaged(shard: Path) -> InputError:
-    return InputError(
-        "is not a whole file of cluster embeddings",
-        where=shard,
-        mend="delete it, and its images are embedded again",
-    )

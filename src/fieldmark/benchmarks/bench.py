@@ -24,6 +24,7 @@ from fieldmark.core.errors import UsageError
 from fieldmark.core.records import start_run
 from fieldmark.core.registry import look_up
 from fieldmark.methods.recipe import Report
+from fieldmark.models.engine import LOCAL, Engine
 from fieldmark.report.comparison import Comparison
 from fieldmark.report.comparison_formats import (
     render_comparison_csv,
@@ -65,6 +66,8 @@ def run_bench(
     batch_size: int = 64,
     keep_encoders: bool = True,
     resume: bool = False,
+    engine: Engine = LOCAL,
+    plugins: Sequence[Path] = (),
     report: Report = lambda phase, done, total, note: None,
 ) -> Path:
     """Run a suite and write its figures, tables, drawings, page and manifest into `out`.
@@ -77,6 +80,8 @@ def run_bench(
         batch_size: images in one forward.
         keep_encoders: False deletes an adapted encoder once no job needs it.
         resume: go on with the unfinished run in `out`.
+        engine: where the jobs run; their store and cache must be shared with its workers.
+        plugins: files that `load_plugin` has read, for workers to read too.
         report: called with what is being done, units done, units in all and a note.
 
     Raises:
@@ -96,6 +101,7 @@ def run_bench(
         keep_encoders=keep_encoders,
         code=" ".join([__version__, *LOADED.values()]),
         report=report,
+        **_choose_engine(suite, engine=engine, plugins=plugins),
     )
     found = [(job, dataclasses.replace(one, correct={})) for job, one in gather(outcomes, shelf)]
     for _, one in found:
@@ -119,6 +125,15 @@ def run_bench(
     run.finish()
     _write_page(out, exhibits)
     return out
+
+
+def _choose_engine(suite: Suite, *, engine: Engine, plugins: Sequence[Path]) -> dict[str, Any]:
+    """Return what tells a suite's runner where to run; one of its own knows this process alone."""
+    if suite.run is None:
+        return {"engine": engine, "plugins": plugins}
+    if engine is not LOCAL:
+        raise UsageError(f"suite {suite.name} runs on the engine local only")
+    return {}
 
 
 def _write_page(out: Path, exhibits: Sequence[Exhibit]) -> None:

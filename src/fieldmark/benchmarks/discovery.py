@@ -43,6 +43,7 @@ from fieldmark.metrics.intervals import wilson_interval
 from fieldmark.models.device import pick_device
 from fieldmark.models.embed import embed_images
 from fieldmark.models.encoder import Encoder
+from fieldmark.models.engine import LOCAL, Engine
 from fieldmark.models.load import load_encoder
 from fieldmark.models.prompts import ensemble_prompts
 from fieldmark.report.discovery_page import write_discovery_page
@@ -54,11 +55,21 @@ _INDEPENDENT = "they are taken for independent"
 Report = Callable[[str, int, int], None]
 
 
-def run_discovery(request: DiscoveryRequest, *, report: Report | None = None) -> Path:
+def run_discovery(
+    request: DiscoveryRequest,
+    *,
+    encoder: Encoder | None = None,
+    table: ImageTable | None = None,
+    engine: Engine = LOCAL,
+    report: Report | None = None,
+) -> Path:
     """Find what a model spuriously ties to a class, and write records and page.
 
     Args:
         request: what to look at, and how.
+        encoder: the one that the request names, where it is loaded already.
+        table: the images that the request names, where they are open already.
+        engine: where images and regions are embedded.
         report: called with the phase, what is done and how much there is.
 
     Returns:
@@ -70,9 +81,13 @@ def run_discovery(request: DiscoveryRequest, *, report: Report | None = None) ->
         NotApplicableError: the encoder does not bear regions.
     """
     plan = make_plan(request)
-    table = select_split(open_table(request.data, root=request.root), request.split)
-    encoder = load_encoder(request.model, device=pick_device(request.device))
-    return _run(plan, encoder, table, report=report or (lambda phase, done, total: None))
+    table = table or select_split(open_table(request.data, root=request.root), request.split)
+    encoder = encoder or load_encoder(request.model, device=pick_device(request.device))
+    return _run(plan, encoder, table, engine=engine, report=report or _say_nothing)
+
+
+def _say_nothing(phase: str, done: int, total: int) -> None:
+    pass
 
 
 def select_split(table: ImageTable, split: str | None) -> ImageTable:
@@ -86,7 +101,9 @@ def select_split(table: ImageTable, split: str | None) -> ImageTable:
     return table.select(split or DEFAULT_SPLIT)
 
 
-def _run(plan: Plan, encoder: Encoder, table: ImageTable, *, report: Report) -> Path:
+def _run(
+    plan: Plan, encoder: Encoder, table: ImageTable, *, engine: Engine, report: Report
+) -> Path:
     request = plan.request
     names = request.class_names or table.classes
     if len(names) != len(table.classes):
@@ -102,7 +119,7 @@ def _run(plan: Plan, encoder: Encoder, table: ImageTable, *, report: Report) -> 
         seeds=[request.seed],
         resume=request.resume,
     )
-    scene, embedded, unreadable = _look(plan, encoder, table, report=report)
+    scene, embedded, unreadable = _look(plan, encoder, table, engine=engine, report=report)
     write_record(
         request.out,
         describe(plan, scene, embedded=embedded, names=names),
@@ -123,12 +140,12 @@ def _run(plan: Plan, encoder: Encoder, table: ImageTable, *, report: Report) -> 
 
 
 def _look(
-    plan: Plan, encoder: Encoder, table: ImageTable, *, report: Report
+    plan: Plan, encoder: Encoder, table: ImageTable, *, engine: Engine, report: Report
 ) -> tuple[Scene, RegionEmbeddings, dict[str, str]]:
     """Embed images, regions and words, and search them."""
     request = plan.request
     cache = cache_dir() / "embeddings"
-    part, images, unreadable = _read_images(plan, encoder, table, report=report)
+    part, images, unreadable = _read_images(plan, encoder, table, engine=engine, report=report)
     regions = make_regions(plan.source, part, spec=encoder.spec, table=part)
     embedded = embed_regions(
         encoder,
@@ -138,6 +155,7 @@ def _look(
         cache=cache,
         batch_size=request.batch_size,
         precision=request.precision,
+        engine=engine,
         progress=lambda done, total: report("regions", done, total),
     )
     evidence = _gather(plan, encoder, part, images=images, regions=(regions, embedded))
@@ -156,7 +174,7 @@ def _look(
 
 
 def _read_images(
-    plan: Plan, encoder: Encoder, table: ImageTable, *, report: Report
+    plan: Plan, encoder: Encoder, table: ImageTable, *, engine: Engine, report: Report
 ) -> tuple[ImageTable, NDArray[np.float32], dict[str, str]]:
     """Return the images that can be read, their embeddings, and why the others cannot."""
     found = embed_images(
@@ -166,6 +184,7 @@ def _read_images(
         batch_size=plan.request.batch_size,
         precision=plan.request.precision,
         skip_unreadable=plan.request.skip_unreadable,
+        engine=engine,
         progress=lambda done, total: report("images", done, total),
     )
     unreadable = {table.ids[image.index]: image.reason for image in found.unreadable}

@@ -23,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fieldmark.benchmarks.store import make_plain
-from fieldmark.core.atomic import replacing, write_json
 from fieldmark.core.errors import InputError
+from fieldmark.core.sealed import SEAL, check, sealing, write_sealed_json
 from fieldmark.discovery.candidates import Candidate
 from fieldmark.report.discovery_parts import RECORD, SCHEMA, read_candidate, read_record
 
@@ -125,9 +125,9 @@ def write_record(folder: Path, values: Mapping[str, Any], *, regions: StoredRegi
     """
     tensors = {name: np.ascontiguousarray(getattr(regions, name)) for name in _KINDS}
     names = json.dumps(list(regions.image_ids), ensure_ascii=False)
-    with replacing(folder / REGIONS) as part:
-        save_file(tensors, part, metadata={"image_ids": names})
-    write_json(folder / RECORD, make_plain({"schema": SCHEMA, **values}))
+    with sealing(folder / REGIONS) as part:
+        save_file(tensors, part, metadata={**SEAL, "image_ids": names})
+    write_sealed_json(folder / RECORD, make_plain({"schema": SCHEMA, **values}))
 
 
 def read_discovery(folder: Path) -> DiscoveryRecord:
@@ -190,6 +190,7 @@ def _read_names(values: Sequence[Any]) -> tuple[str, ...]:
 def _read_regions(path: Path) -> StoredRegions:
     if not path.is_file():
         raise InputError(f"holds no {REGIONS}", where=path.parent, mend=_MEND)
+    check(path, mend=_MEND)
     try:
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in _KINDS}

@@ -28,6 +28,7 @@ from fieldmark.methods.bap.training import TrainingProgress, average_epochs
 from fieldmark.methods.processes import join_processes
 from fieldmark.models.device import pick_device
 from fieldmark.models.encoder import Encoder
+from fieldmark.models.engine import LOCAL, Engine
 from fieldmark.models.load import load_encoder
 
 Report = Callable[[str, int, int, str], None]
@@ -89,6 +90,7 @@ def run_request(
     out: Path,
     device: str = "auto",
     resume: bool = False,
+    engine: Engine = LOCAL,
     report: Report = lambda phase, done, total, note: None,
 ) -> Path:
     """Pre-train as asked and write OUT/encoder, OUT/results.jsonl and OUT/run.json.
@@ -98,6 +100,7 @@ def run_request(
         out: folder of the run.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         resume: go on with the unfinished run in `out`.
+        engine: where the anchors are made.
         report: called with the phase, units done, units in all and a note.
 
     Raises:
@@ -131,6 +134,7 @@ def run_request(
                 folder=out / "training",
                 cache=cache_dir() / "anchors",
                 processes=processes,
+                engine=engine,
                 on_anchor=lambda done, total: report("anchors", done, total, ""),
                 on_step=functools.partial(report_step, report, "training"),
             ),

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from fieldmark.benchmarks.evaluate import evaluate
+from fieldmark.benchmarks.export.predictions import write_predictions
 from fieldmark.benchmarks.sources import open_table
 from fieldmark.core.atomic import hash_json, replacing, write_text
 from fieldmark.core.fetch import cache_dir
@@ -20,6 +21,7 @@ from fieldmark.data.tables import ImageTable
 from fieldmark.models.device import pick_device
 from fieldmark.models.embed import Precision, embed_images
 from fieldmark.models.encoder import Encoder
+from fieldmark.models.engine import LOCAL, Engine
 from fieldmark.models.load import load_encoder
 from fieldmark.models.prompts import PEOPLE_TEMPLATES, TEMPLATES, read_templates
 
@@ -38,6 +40,7 @@ def run_embedding(
     device: str = "auto",
     skip_unreadable: bool = False,
     resume: bool = False,
+    engine: Engine = LOCAL,
     report: Report | None = None,
 ) -> Path:
     """Embed every image of a table into OUT/embeddings.safetensors, in the order of OUT/index.csv.
@@ -52,6 +55,7 @@ def run_embedding(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         skip_unreadable: give images that cannot be read a row of NaN instead of stopping.
         resume: go on with the unfinished run in `out`.
+        engine: where the images are embedded.
         report: called with images done and in all.
     """
     table = open_table(data, root=root)
@@ -71,6 +75,7 @@ def run_embedding(
         batch_size=batch_size,
         precision=precision,
         skip_unreadable=skip_unreadable,
+        engine=engine,
         progress=report,
     )
     with replacing(out / EMBEDDINGS) as part:
@@ -158,6 +163,7 @@ def run_evaluation(
         progress=report,
     )
     run.add(found.rows)
+    write_predictions(out, found.predictions)
     run.notes = {"unreadable": found.unreadable}
     return _finish(run, table, encoder)
 

@@ -6,6 +6,7 @@
     STORE/embeddings/             see `models.embedding_cache`
 
 Every file is written whole or not at all, so a killed sweep loses what was under way and no more.
+Every file carries its checksum; what does not fit it is made again.
 """
 
 from __future__ import annotations
@@ -20,12 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from fieldmark.core.atomic import hash_json, replacing, write_json
+from fieldmark.core.atomic import hash_json
 from fieldmark.core.errors import InputError
 from fieldmark.core.records import ResultRow
+from fieldmark.core.sealed import (
+    SEAL,
+    is_whole,
+    read_sealed_json,
+    report_damage,
+    sealing,
+    write_sealed_json,
+)
 from fieldmark.data.tasks import Task
 from fieldmark.methods.linear_probe import ConvexProbe, LinearProbe, load_probe, save_probe
 from fieldmark.methods.recipe import Adapted
@@ -90,14 +98,14 @@ class Store:
         return self.root / "adapted" / key / "training"
 
     def has(self, key: str) -> bool:
-        """Say whether a job is finished."""
-        return self._job(key).is_file()
+        """Say whether a job is finished; one whose file is damaged is not."""
+        return _read_json(self._job(key), instead="the job is done again") is not None
 
     def write(self, key: str, measured: Measured, *, job: Mapping[str, Any]) -> None:
         """Keep what a job found."""
         values = dataclasses.asdict(dataclasses.replace(measured, rows=()))
         rows = [json.loads(row.to_json()) for row in measured.rows]
-        write_json(self._job(key), make_plain({"job": dict(job), **values, "rows": rows}))
+        write_sealed_json(self._job(key), make_plain({"job": dict(job), **values, "rows": rows}))
 
     def read(self, key: str) -> Measured:
         """Return what a finished job found.
@@ -107,11 +115,11 @@ class Store:
         """
         path = self._job(key)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_sealed_json(path)
             rows = tuple(ResultRow.from_json(json.dumps(row)) for row in values.pop("rows"))
             del values["job"]
             return Measured(rows=rows, **values)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (InputError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 "is no finished job", where=path, mend="delete it and run the suite again"
             ) from error
@@ -129,15 +137,12 @@ class Store:
             "notes": list(task.notes),
             "card": dict(task.card),
         }
-        write_json(self._task(ref), make_plain(values))
+        write_sealed_json(self._task(ref), make_plain(values))
 
     def read_task(self, ref: Mapping[str, Any]) -> dict[str, Any]:
         """Return what `write_task` kept, or the reference alone."""
-        path = self._task(ref)
-        if not path.is_file():
-            return dict(ref)
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return values
+        values = _read_json(self._task(ref), instead="the record says less of this task")
+        return dict(ref) if values is None else values
 
     def _task(self, ref: Mapping[str, Any]) -> Path:
         return self.root / "tasks" / f"{hash_json(dict(ref))}.json"
@@ -147,32 +152,37 @@ class Store:
         folder = self.root / "adapted" / key
         folder.mkdir(parents=True, exist_ok=True)
         state = adapted.encoder.image_tower.state_dict()
-        with replacing(folder / TOWER) as part:
-            save_file({name: value.cpu().contiguous() for name, value in state.items()}, part)
+        tensors = {name: value.cpu().contiguous() for name, value in state.items()}
+        with sealing(folder / TOWER) as part:
+            save_file(tensors, part, metadata=dict(SEAL))
         if isinstance(adapted.head, LinearProbe | ConvexProbe):
             save_probe(adapted.head, folder / HEAD)
         holdout = None if adapted.holdout is None else adapted.holdout.tolist()
         notes = make_plain({"notes": adapted.notes, "holdout": holdout})
-        write_json(folder / NOTES, notes)
+        write_sealed_json(folder / NOTES, notes)
         shutil.rmtree(self.training(key), ignore_errors=True)
 
     def read_adapted(self, key: str, *, native: Encoder) -> Adapted | None:
-        """Return an adapted encoder, or None if it is not finished.
+        """Return an adapted encoder, or None if it is not finished or damaged.
 
         Raises:
-            InputError: a file of it is damaged.
+            InputError: it belongs to another encoder.
         """
         folder = self.root / "adapted" / key
-        if not (folder / NOTES).is_file():
+        instead = "the encoder is adapted again"
+        values = _read_json(folder / NOTES, instead=instead)
+        if values is None:
+            return None
+        if not is_whole(folder / TOWER):
+            report_damage(folder / TOWER, instead=instead)
             return None
         try:
-            values = json.loads((folder / NOTES).read_text(encoding="utf-8"))
             encoder = replace_image_tower(native, load_file(folder / TOWER))
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            head = load_probe(folder / HEAD) if (folder / HEAD).is_dir() else None
+        except (KeyError, RuntimeError) as error:
             raise InputError(
                 "is no whole adapted encoder", where=folder, mend="delete it and run again"
             ) from error
-        head = load_probe(folder / HEAD) if (folder / HEAD).is_dir() else None
         holdout = values["holdout"]
         return Adapted(
             encoder=encoder,
@@ -189,3 +199,14 @@ class Store:
         """Yield the keys of the finished adapted encoders."""
         for path in sorted((self.root / "adapted").glob(f"*/{NOTES}")):
             yield path.parent.name
+
+
+def _read_json(path: Path, *, instead: str) -> dict[str, Any] | None:
+    """Return what is in a sealed file; nothing where there is none, or a damaged one."""
+    if not path.is_file():
+        return None
+    try:
+        return read_sealed_json(path)
+    except InputError:
+        report_damage(path, instead=instead)
+        return None

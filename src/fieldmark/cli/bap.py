@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,8 @@ def bap(
     ],
     out: options.Out,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the images that a COCO file names.")
+        Path | None,
+        typer.Option(help="Folder that the paths of a table, or of a COCO file, lie in."),
     ] = None,
     guard: Annotated[
         Path | None,
@@ -56,6 +58,8 @@ def bap(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     resume: options.Resume = False,
+    engine: options.EngineName = "local",
+    workers: options.Workers = None,
 ) -> None:
     """Pre-train an encoder so that an object's embedding stays put whatever is behind it (BAP).
 
@@ -64,6 +68,7 @@ def bap(
     """
     settings = read_settings(find_preset(preset), file=config, given=set_ or [])
     from fieldmark.benchmarks.pretraining import Request, run_request
+    from fieldmark.models.engine import open_engine
 
     request = Request(
         model=model,
@@ -77,7 +82,10 @@ def bap(
         config=settings,
         seed=seed,
     )
-    with show_progress() as report:
-        run_request(request, out=out, device=device, resume=resume, report=report)
+    # Under torchrun the first process makes the anchors, and the others read them.
+    if os.environ.get("RANK", "0") != "0":
+        engine, workers = "local", None
+    with open_engine(engine, workers=workers) as chosen, show_progress() as report:
+        run_request(request, out=out, device=device, resume=resume, engine=chosen, report=report)
     say(f"done: {out / 'encoder'}")
     say(f"measure it with: fieldmark evaluate --model {out} --data ...")

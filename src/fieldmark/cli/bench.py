@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from fieldmark.cli import options
 from fieldmark.cli.progress import say, show_progress
+from fieldmark.cli.settings import split_setting
 from fieldmark.core.errors import UsageError
 
 DEFAULT = "packaged:dinov2-small"
@@ -89,6 +89,8 @@ def bench(
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     resume: options.Resume = False,
+    engine: options.EngineName = "local",
+    workers: options.Workers = None,
 ) -> None:
     """Run a suite: plan its jobs, run those that are not done, compare, and draw its tables.
 
@@ -102,6 +104,7 @@ def bench(
     from fieldmark.benchmarks.suite import make_request
     from fieldmark.benchmarks.suites import SUITES
     from fieldmark.core.registry import look_up
+    from fieldmark.models.engine import open_engine
 
     for path in plugin or []:
         load_plugin(path)
@@ -121,7 +124,7 @@ def bench(
     )
     if not data and not set(request.datasets) & set(chosen.datasets):
         say(f"no published data (--root): {suite} runs on {', '.join(request.datasets)}")
-    with show_progress() as report:
+    with open_engine(engine, workers=workers) as where, show_progress() as report:
         run_bench(
             request,
             out=out,
@@ -130,17 +133,19 @@ def bench(
             batch_size=batch_size,
             keep_encoders=keep_encoders,
             resume=resume,
+            engine=where,
+            plugins=plugin or (),
             report=report,
         )
     _show(out)
 
 
 def _split(word: str) -> tuple[tuple[str, str], Any]:
-    name, equals, value = word.partition("=")
+    name, value = split_setting(word)
     where, dot, key = name.rpartition(".")
-    if not (equals and dot):
+    if not dot:
         raise UsageError(f"--set {word!r} is not RECIPE.KEY=VALUE")
-    return (where, key), yaml.safe_load(value)
+    return (where, key), value
 
 
 def _show(out: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from fieldmark.cli import options
 from fieldmark.cli.progress import say
+from fieldmark.cli.settings import split_setting
 from fieldmark.core.errors import FieldmarkError, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def info(
     _describe(found)
     if root is None:
         return
-    content = open_dataset(name, root, options=dict(map(_split, set_ or [])))
+    content = open_dataset(name, root, options=dict(map(split_setting, set_ or [])))
     if isinstance(content, Task):
         _count_groups(content.table)
         typer.echo("\n".join(f"note: {line}" for line in content.notes))
@@ -125,7 +125,7 @@ def build(
 
     from fieldmark.data.datasets import build_dataset, find_dataset
 
-    chosen = dict(map(_split, set_ or []))
+    chosen = dict(map(split_setting, set_ or []))
     if root is not None and not find_dataset(name).layout:
         os.environ["FIELDMARK_CACHE"] = str(root)
         root = None
@@ -157,7 +157,7 @@ def check(
     """Say what is missing or off in a data set; exit with 1 if anything is."""
     from fieldmark.data.datasets import check_dataset
 
-    chosen: Mapping[str, Any] = dict(map(_split, set_ or []))
+    chosen: Mapping[str, Any] = dict(map(split_setting, set_ or []))
     if chosen and not name:
         raise UsageError("--set needs the name of the data set", mend="name it before --root")
     found = check_dataset(root, name=name, options=chosen)
@@ -170,10 +170,3 @@ def check(
         mend = "unpack or build it again"
         raise InputError(f"{count} off", where=root, mend=mend)
     typer.echo(f"{root}: whole")
-
-
-def _split(word: str) -> tuple[str, Any]:
-    key, equals, value = word.partition("=")
-    if not equals:
-        raise UsageError(f"--set {word!r} is not key=value")
-    return key, yaml.safe_load(value)

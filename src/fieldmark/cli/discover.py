@@ -114,6 +114,8 @@ def discover(
     device: options.Device = "auto",
     skip_unreadable: options.SkipUnreadable = False,
     resume: options.Resume = False,
+    engine: options.EngineName = "local",
+    workers: options.Workers = None,
 ) -> None:
     """Find clusters of regions that a model spuriously ties to a class, with pictures.
 
@@ -122,6 +124,7 @@ def discover(
     """
     from fieldmark.benchmarks.discovery import run_discovery
     from fieldmark.benchmarks.discovery_request import DiscoveryRequest, parse_clusters
+    from fieldmark.models.engine import open_engine
 
     request = DiscoveryRequest(
         model=model,
@@ -149,8 +152,12 @@ def discover(
         skip_unreadable=skip_unreadable,
         resume=resume,
     )
-    with show_progress() as report:
-        run_discovery(request, report=lambda phase, done, total: report(phase, done, total, ""))
+    with open_engine(engine, workers=workers) as chosen, show_progress() as report:
+        run_discovery(
+            request,
+            engine=chosen,
+            report=lambda phase, done, total: report(phase, done, total, ""),
+        )
     print_discovery(out)
 
 

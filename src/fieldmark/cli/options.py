@@ -21,7 +21,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         help="Images with labels: a CSV or Parquet table, a folder of folders, a built data set, "
-        "or the name of a data set.",
+        "the name of a data set, or one of another library: hf-dataset:PATH, torchvision:CLASS, "
+        "wds:PATTERN.",
         show_default=False,
     ),
 ]
@@ -56,4 +57,22 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images in o
 PrecisionName = Annotated[
     Literal["auto", "fp32", "bf16", "fp16"],
     typer.Option("--precision", help="Of the weights; auto is bf16 where the device has it."),
+]
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="Where the work runs: local; ray for several processes here, or the cluster that "
+        "RAY_ADDRESS names; ray://HOST:PORT. The figures are the same.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Processes of --engine ray, each with this process's number of threads "
+        "(OMP_NUM_THREADS). Default: as many as there are CPUs for.",
+        show_default=False,
+    ),
 ]

@@ -21,6 +21,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# Characters of an unknown name that a message shows; to compare a longer one takes seconds.
+_LONGEST = 200
+
 
 class FieldmarkError(Exception):
     """Root of every error that fieldmark raises on purpose.
@@ -41,7 +44,21 @@ class FieldmarkError(Exception):
         self.problem, self.where, self.mend = problem, where, mend
         prefix = f"{where}: " if where is not None else ""
         suffix = f"; {mend}" if mend else ""
-        super().__init__(" ".join(f"{prefix}{problem}{suffix}".split()))
+        super().__init__(_make_printable(f"{prefix}{problem}{suffix}"))
+
+
+def _make_printable(text: str) -> str:
+    r"""Return one line that every terminal takes: of a hostile name no control gets through.
+
+    Example:
+        >>> print(_make_printable("a\x1b[2Jb\n c\ud800"))
+        a\x1b[2Jb c\ud800
+    """
+    line = " ".join(text.split())
+    if line.isprintable():
+        return line
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return "".join(shown)
 
 
 class UsageError(FieldmarkError):
@@ -54,7 +71,7 @@ class UnknownNameError(UsageError):
     """A name that is in no list."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        names = sorted(known)
+        names, name = sorted(known), name[:_LONGEST]
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         super().__init__(f"unknown {kind} {name!r}", mend=f"{hint}known: {', '.join(names)}")

@@ -6,14 +6,14 @@ set up for `pip`, and a mirror set up for `apt`, hold here too. After the first 
 the network.
 
     CACHE/wheels/NAME-VERSION/...    the members asked for, manifest.json
-    CACHE/debian/PACKAGE/...         the unpacked package, manifest.json
+    CACHE/debian/PACKAGE/...         the unpacked package, manifest.json, checksums.json
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
+import functools
 import logging
 import os
 import re
@@ -28,7 +28,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fieldmark.core.atomic import hash_file, replacing, write_json
-from fieldmark.core.errors import ChecksumError, FetchError
+from fieldmark.core.errors import ChecksumError, FetchError, InputError
+from fieldmark.core.json_text import parse_json
+from fieldmark.core.sealed import read_sealed_json, write_sealed_json
 
 log = logging.getLogger("fieldmark")
 
@@ -39,6 +41,7 @@ _UNREACHABLE = (
     "Could not connect",
     "timed out",
 )
+_CHECKSUMS = "checksums.json"
 _ELSEWHERE = "or set FIELDMARK_CACHE to a folder that has it"
 
 
@@ -65,7 +68,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         return {}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FetchError(
+            "is damaged", where=path, mend="delete its folder to have it made again"
+        ) from error
+    if not isinstance(found, dict):
+        raise FetchError("is damaged", where=path, mend="delete its folder to have it made again")
     return found
 
 
@@ -112,7 +122,8 @@ def fetch_debian(package: str) -> Path:
     """Return the folder of an unpacked Debian package; root is not needed.
 
     The system's package lists are used when there are any that still hold, otherwise private ones
-    are fetched into a temporary folder. A folder that is in the cache already is taken as it is.
+    are fetched into a temporary folder. A folder that is in the cache already is checked by the
+    SHA-256 of its files, once a process; one that someone supplied by hand is taken as it is.
 
     Args:
         package: the name of a binary package of the system's own release.
@@ -123,6 +134,7 @@ def fetch_debian(package: str) -> Path:
 
     Raises:
         FetchError: the package cannot be had; the message says where to put it by hand.
+        ChecksumError: a file in the cache is not the one that was fetched.
 
     Example:
         >>> fetch_debian("../mate-backgrounds")
@@ -133,6 +145,7 @@ def fetch_debian(package: str) -> Path:
         raise FetchError("is not the name of a Debian package", where=package)
     target = cache_dir() / "debian" / package
     if target.is_dir():
+        _check_unpacked(target)
         return target
     mend = f"unpack its .deb into {target}, {_ELSEWHERE}, or use the data set `synthetic`"
     for tool in ("apt-get", "dpkg-deb"):
@@ -154,8 +167,30 @@ def fetch_debian(package: str) -> Path:
             "licence": licence if (unpacked / licence).is_file() else None,
         }
         write_json(unpacked / "manifest.json", facts)
+        write_sealed_json(unpacked / _CHECKSUMS, _hash_files(unpacked))
         _move_whole(unpacked, target)
     return target
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
+
+
+@functools.lru_cache(maxsize=64)
+def _check_unpacked(folder: Path) -> None:
+    """Refuse a package whose files are not those that were unpacked."""
+    mend = f"delete {folder} to have it fetched again"
+    if not (folder / _CHECKSUMS).is_file():
+        return
+    try:
+        stated = read_sealed_json(folder / _CHECKSUMS)
+    except InputError as error:
+        raise ChecksumError("is damaged", where=folder / _CHECKSUMS, mend=mend) from error
+    for name, digest in stated.items():
+        path = folder / name
+        if not path.is_file() or hash_file(path) != digest:
+            raise ChecksumError("is missing or damaged", where=path, mend=mend)
 
 
 def _locate(member: str, folder: Path, requirement: str) -> Path:

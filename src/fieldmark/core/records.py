@@ -2,7 +2,8 @@
 
 A run directory holds `results.jsonl`, one row a figure, and `run.json`, written last: a folder
 without `run.json` is a run that has not finished. While a run is under way, `run.partial.json` says
-what it is, so that another run is refused there and the same one can be resumed.
+what it is, so that another run is refused there and the same one can be resumed. Both carry a
+checksum, and `run.json` also that of the rows; what does not fit is refused.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fieldmark.core.atomic import hash_json, write_json, write_text
+from fieldmark.core.atomic import drop_parts, hash_file, hash_json, write_text
 from fieldmark.core.errors import InputError, RunExistsError
+from fieldmark.core.sealed import KEY, read_sealed_json, write_sealed_json
 
 SCHEMA = 1
 RUN, PARTIAL, RESULTS = "run.json", "run.partial.json", "results.jsonl"
@@ -145,10 +147,12 @@ class Run:
             "notes": self.notes,
             "versions": read_versions(),
             **read_commit(),
+            "results_sha256": hash_file(self.out / RESULTS),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
-            "seconds": round(time.time() - self.started, 3),
+            # The clock may have been set back meanwhile.
+            "seconds": max(round(time.time() - self.started, 3), 0.0),
         }
-        write_json(self.out / RUN, manifest)
+        write_sealed_json(self.out / RUN, manifest)
         (self.out / PARTIAL).unlink(missing_ok=True)
         return self.out
 
@@ -172,6 +176,7 @@ def start_run(
 
     Raises:
         RunExistsError: the directory holds another run, a finished one, or files of something else.
+        InputError: what says which run it holds is damaged.
 
     Example:
         >>> import tempfile
@@ -187,16 +192,30 @@ def start_run(
     if (out / RUN).exists():
         raise RunExistsError("holds a finished run", where=out, mend="choose another --out")
     if (out / PARTIAL).exists():
-        _check_same(run, json.loads((out / PARTIAL).read_text()), resume=resume)
-    elif out.exists() and any(out.iterdir()):
+        _check_same(run, _read_partial(out / PARTIAL), resume=resume)
+    elif out.exists() and any(not path.name.startswith(".part-") for path in out.iterdir()):
         raise RunExistsError("holds other files", where=out, mend="choose an empty --out")
     elif resume:
         raise RunExistsError("holds no run to resume", where=out, mend="leave out --resume")
-    write_json(
+    drop_parts(out)
+    write_sealed_json(
         out / PARTIAL,
         {"schema": SCHEMA, "verb": verb, "key": run.key, "arguments": dict(arguments)},
     )
     return run
+
+
+def _read_partial(path: Path) -> dict[str, Any]:
+    """Return which run is under way; the key of an older fieldmark's is its checksum."""
+    try:
+        values = read_sealed_json(path) if KEY in path.read_text() else json.loads(path.read_text())
+        asked = {"verb": values["verb"], "arguments": values["arguments"]}
+        whole = values["key"] == hash_json(asked)
+    except (InputError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise InputError("is damaged", where=path, mend="choose another --out and run again")
+    return dict(values)
 
 
 def _check_same(run: Run, partial: Mapping[str, Any], *, resume: bool) -> None:
@@ -221,13 +240,13 @@ def read_run(out: Path) -> dict[str, Any]:
     """Return the manifest of a finished run.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it is damaged.
     """
     path = out / RUN
     if not path.is_file():
         state = "is unfinished: resume it first" if (out / PARTIAL).exists() else "holds no run"
         raise InputError(f"{state} (no {RUN})", where=out)
-    manifest: dict[str, Any] = json.loads(path.read_text())
+    manifest = _read_manifest(path)
     if manifest.get("schema") != SCHEMA:
         raise InputError(
             f"has schema {manifest.get('schema')!r}, this fieldmark reads {SCHEMA}",
@@ -237,12 +256,37 @@ def read_run(out: Path) -> dict[str, Any]:
     return manifest
 
 
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Return a manifest; one of an older fieldmark has no checksum and is taken as it is."""
+    try:
+        if KEY in (text := path.read_text(encoding="utf-8")):
+            return read_sealed_json(path)
+        values = json.loads(text)
+        if isinstance(values, dict):
+            return values
+    except (InputError, OSError, ValueError, RecursionError):
+        pass
+    raise InputError("is damaged", where=path, mend="run again into another folder")
+
+
 def read_rows(out: Path) -> list[ResultRow]:
-    """Return the rows of a run, in the order in which they were measured."""
+    """Return the rows of a run, in the order in which they were measured.
+
+    Raises:
+        InputError: there are none, or they are not those that the run wrote.
+    """
     path = out / RESULTS
     if not path.is_file():
         raise InputError(f"holds no {RESULTS}", where=out)
-    return [ResultRow.from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    stated = _read_manifest(out / RUN).get("results_sha256") if (out / RUN).is_file() else None
+    try:
+        if stated is None or stated == hash_file(path):
+            # splitlines would also cut at the line ends of Unicode, which JSON leaves in texts.
+            lines = path.read_text(encoding="utf-8").split("\n")
+            return [ResultRow.from_json(line) for line in lines if line]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise InputError("is damaged", where=path, mend="run again into another folder")
 
 
 @functools.cache

@@ -7,7 +7,7 @@ before.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from fieldmark.core.errors import MaskError, TableError
+from fieldmark.core.json_text import parse_json
 from fieldmark.data.masks import Mask
 
 Segmentation: TypeAlias = list[list[float]] | dict[str, Any]
+
+# What a value of another kind than it should be runs into.
+UNFIT = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+# A point farther out than this is no point of any image.
+FARTHEST = 1e6
+# Five bits a character: a count beyond this is no count of pixels.
+_LONGEST_SHIFT = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +67,15 @@ def read_instances(
         TableError: not such a file, an unknown category, or no object left.
     """
     content = _load(source)
+    try:
+        return _gather(content, classes=classes, min_box=min_box, source=source)
+    except UNFIT as error:
+        raise _no_instances(source, error) from error
+
+
+def _gather(
+    content: Mapping[str, Any], *, classes: Sequence[str] | None, min_box: float, source: Path
+) -> Instances:
     categories = {row["id"]: str(row["name"]) for row in content["categories"]}
     names = tuple(classes) if classes is not None else tuple(dict.fromkeys(categories.values()))
     unknown = sorted(set(names) - set(categories.values()))
@@ -84,8 +101,10 @@ def read_instances(
         )
     return Instances(
         ids=tuple(str(row["id"]) for row in kept),
-        files=tuple(images[row["image_id"]]["file_name"] for row in kept),
-        sizes=np.array([[images[r["image_id"]][k] for k in ("height", "width")] for r in kept]),
+        files=tuple(str(images[row["image_id"]]["file_name"]) for row in kept),
+        sizes=np.array(
+            [[images[r["image_id"]][k] for k in ("height", "width")] for r in kept], np.int64
+        ),
         labels=np.array([number[categories[row["category_id"]]] for row in kept], np.int64),
         classes=names,
         segmentations=tuple(row["segmentation"] for row in kept),
@@ -94,19 +113,31 @@ def read_instances(
 
 def _load(source: Path) -> dict[str, Any]:
     try:
-        content = json.loads(source.read_text(encoding="utf-8"))
+        content = parse_json(source.read_text(encoding="utf-8"))
         for part in ("images", "annotations", "categories"):
-            if not isinstance(content[part], list):
-                raise TypeError(part)
+            _check_rows(content[part], part=part)
     except FileNotFoundError as error:
         raise TableError("no such file", where=source, mend="mend the path") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TableError(
-            "is not a COCO instances file",
-            where=source,
-            mend="give a JSON file with images, annotations and categories",
-        ) from error
+    except (OSError, *UNFIT) as error:
+        raise _no_instances(source, error) from error
     return dict(content)
+
+
+def _check_rows(rows: object, *, part: str) -> None:
+    if not isinstance(rows, list):
+        raise TypeError(f"{part} is no list")
+    wrong = next((number for number, row in enumerate(rows) if not isinstance(row, dict)), None)
+    if wrong is not None:
+        raise TypeError(f"{part}[{wrong}] is no object")
+
+
+def _no_instances(source: Path, error: Exception) -> TableError:
+    reason = f"{type(error).__name__}: {str(error)[:120]}"
+    return TableError(
+        f"is not a COCO instances file ({reason})",
+        where=source,
+        mend="give a JSON file with images, annotations and categories",
+    )
 
 
 def draw_segmentation(segmentation: Segmentation, *, size: tuple[int, int]) -> Mask:
@@ -121,8 +152,18 @@ def draw_segmentation(segmentation: Segmentation, *, size: tuple[int, int]) -> M
         uint8 (H,W), 0 or 255.
 
     Raises:
-        MaskError: run lengths of another size, or that do not add up.
+        MaskError: run lengths of another size, or that do not add up, or something else.
     """
+    try:
+        return _draw(segmentation, size=size)
+    except UNFIT as error:
+        raise MaskError(
+            f"the segmentation is neither polygons nor run lengths ({str(error)[:120]})",
+            mend="export the mask again",
+        ) from error
+
+
+def _draw(segmentation: Segmentation, *, size: tuple[int, int]) -> Mask:
     if isinstance(segmentation, Mapping):
         height, width = (int(side) for side in segmentation["size"])
         if (height, width) != size:
@@ -135,6 +176,8 @@ def draw_segmentation(segmentation: Segmentation, *, size: tuple[int, int]) -> M
     canvas = Image.new("L", (size[1], size[0]))
     brush = ImageDraw.Draw(canvas)
     for polygon in segmentation:
+        if not all(math.isfinite(value) and abs(value) <= FARTHEST for value in polygon):
+            raise MaskError("a polygon has a point that is in no image", mend="draw it again")
         if len(polygon) >= 6:
             # COCO counts from the corner of a pixel, Pillow from its centre.
             brush.polygon([value - 0.5 for value in polygon], fill=255)
@@ -151,8 +194,14 @@ def decode_runs(counts: Sequence[int], *, size: tuple[int, int]) -> Mask:
         >>> decode_runs([1, 2, 1], size=(2, 2)).tolist()
         [[0, 255], [255, 0]]
     """
-    runs = np.asarray(counts, np.int64)
-    if runs.ndim != 1 or (runs < 0).any() or int(runs.sum()) != size[0] * size[1]:
+    total = size[0] * size[1]
+    try:
+        runs = np.asarray(counts)
+    except (ValueError, OverflowError):
+        runs = np.zeros((0, 0))
+    whole = runs.ndim == 1 and runs.dtype.kind in "iu"
+    # Each run by itself first: a sum of huge ones may wrap around to the right one.
+    if not whole or (runs < 0).any() or (runs > total).any() or int(runs.sum()) != total:
         raise MaskError(
             f"the runs do not add up to {size[1]} x {size[0]} pixels", mend="export the mask again"
         )
@@ -187,6 +236,8 @@ def parse_runs(text: str) -> list[int]:
     for character in text:
         bits = ord(character) - 48
         if not 0 <= bits < 64:
+            raise MaskError("the run-length string is damaged", mend="export the mask again")
+        if shift > _LONGEST_SHIFT:
             raise MaskError("the run-length string is damaged", mend="export the mask again")
         value |= (bits & 31) << shift
         shift += 5

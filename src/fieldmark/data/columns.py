@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from fieldmark.core.errors import MissingExtraError, TableError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+# What pyarrow raises beside its own on damaged values: text that is none, a date without a year.
+_UNFIT = (ValueError, TypeError, ArithmeticError, LookupError, MemoryError, RuntimeError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +123,7 @@ def _share(column: Iterable[str]) -> list[str]:
 def _check_header(header: list[str], *, source: Path) -> list[str]:
     if not header:
         raise TableError("is empty", where=source, mend="give it a header and rows")
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if twice:
         raise TableError(
             f"has the column {twice[0]!r} twice", where=source, mend="rename one of them"
@@ -136,15 +139,15 @@ def _read_parquet(source: Path) -> Columns:
         raise MissingExtraError("pyarrow", extra="arrow") from error
     try:
         table = pyarrow.parquet.read_table(source)
-    except (pyarrow.ArrowException, OSError) as error:
+        header = _check_header(list(table.column_names), source=source)
+        values = {
+            name: ["" if v is None else str(v).strip() for v in table.column(index).to_pylist()]
+            for index, name in enumerate(header)
+        }
+    except (pyarrow.ArrowException, OSError, *_UNFIT) as error:
         raise TableError(
             "is not a Parquet file that can be read", where=source, mend="write it again"
         ) from error
-    header = _check_header(list(table.column_names), source=source)
-    values = {
-        name: ["" if v is None else str(v).strip() for v in table.column(index).to_pylist()]
-        for index, name in enumerate(header)
-    }
     return Columns(source, values, range(1, table.num_rows + 1))
 
 
@@ -212,7 +215,8 @@ def encode_names(column: Sequence[str], *, names: Sequence[str] | None = None) -
     """
     if names is None:
         found = {name for name in set(column) if name}
-        numbers = all(name.isdecimal() for name in found)
+        # Python refuses to read numbers of thousands of digits.
+        numbers = all(name.isdecimal() and len(name) < 20 for name in found)
         names = sorted(found, key=int) if numbers else sorted(found)
     code = {name: number for number, name in enumerate(names)}
     code.setdefault("", -1)

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
 from fieldmark.core.atomic import hash_file
-from fieldmark.core.errors import ImageError
+from fieldmark.core.errors import ImageError, InputError
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
@@ -130,13 +130,23 @@ def hash_image(path: Path) -> str:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files under a folder, at any depth, sorted; hidden ones are left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    """Return the image files under a folder, at any depth, sorted; hidden ones are left out.
+
+    Raises:
+        InputError: the folder cannot be listed, or changes meanwhile.
+    """
+    try:
+        return sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in IMAGE_SUFFIXES
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        )
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"cannot be listed ({reason})", where=folder, mend="give a folder that nobody changes"
+        ) from error
 
 
 @functools.lru_cache(maxsize=1_000_000)

@@ -1,17 +1,21 @@
 """Many uint8 images in one file: written once, resumable, read by position.
 
 The file grows by whole blocks, and after each block a small index beside it is replaced; a run that
-dies leaves a shorter store that the next run completes. Images are read with `preadv` straight into
-the caller's array: unlike a memory map this leaves the pages with the operating system, so that the
-process stays the same size however large the store is, and a file cut short is an error rather than
-a crash.
+dies leaves a shorter store that the next run completes. The index is sealed and holds a checksum of
+each image, which is checked whenever the image is read; a damaged image is drawn again. Images are
+read with `preadv` straight into the caller's array: unlike a memory map this leaves the pages with
+the operating system, so that the process stays the same size however large the store is, and a file
+cut short is an error rather than a crash.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import logging
 import os
 import weakref
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,11 +23,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
-from fieldmark.core.atomic import replacing
 from fieldmark.core.errors import FieldmarkError
+from fieldmark.core.sealed import SEAL, is_whole, report_damage, sealing
+
+log = logging.getLogger("fieldmark")
 
 Pixels = NDArray[np.uint8]
+Draw = Callable[[int], Sequence[Pixels]]
 BLOCK = 64
 WORKERS = 4
 
@@ -34,11 +42,22 @@ class ImageStore:
     Attributes:
         path: the file of pixels; its index lies beside it.
         shapes: (n,3) channels, height and width of each image.
+        checksums: (n,) CRC-32 of the bytes of each image.
     """
 
-    def __init__(self, path: Path, shapes: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        shapes: NDArray[np.int64],
+        checksums: NDArray[np.int64],
+        *,
+        draw: Draw | None = None,
+        per_item: int = 1,
+    ) -> None:
         self.path = path
         self.shapes = shapes
+        self.checksums = checksums
+        self._draw, self._per_item = draw, per_item
         self._offsets = np.concatenate([[0], np.cumsum(shapes.prod(1))])
         self._handle = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._handle)
@@ -46,8 +65,10 @@ class ImageStore:
     def __len__(self) -> int:
         return len(self.shapes)
 
-    def __reduce__(self) -> tuple[type[ImageStore], tuple[Path, NDArray[np.int64]]]:
-        return ImageStore, (self.path, self.shapes)
+    def __reduce__(
+        self,
+    ) -> tuple[type[ImageStore], tuple[Path, NDArray[np.int64], NDArray[np.int64]]]:
+        return ImageStore, (self.path, self.shapes, self.checksums)
 
     def read(self, index: int) -> Pixels:
         """Return image `index`, (channels, height, width)."""
@@ -56,12 +77,28 @@ class ImageStore:
     def read_into(self, out: Pixels, index: int) -> Pixels:
         """Read image `index` into a contiguous array of its shape and return the array.
 
+        A damaged image is drawn again and put right in the file. A copy in another process cannot
+        draw; it raises, and the index is dropped, so that the next run draws the store anew.
+
         Raises:
-            FieldmarkError: the file is shorter than its index says.
+            FieldmarkError: the image is damaged and cannot be drawn here.
         """
-        wanted = int(self._offsets[index + 1] - self._offsets[index])
-        if os.preadv(self._handle, [out.data], int(self._offsets[index])) != wanted:
-            raise FieldmarkError("the cache is damaged", where=self.path, mend="delete this file")
+        start, stop = int(self._offsets[index]), int(self._offsets[index + 1])
+        count = os.preadv(self._handle, [out.data], start)
+        if count == stop - start and zlib.crc32(out.data) == self.checksums[index]:
+            return out
+        image = None if self._draw is None else self._draw(index // self._per_item)
+        if image is None or image[index % self._per_item].shape != out.shape:
+            _index_path(self.path).unlink(missing_ok=True)
+            raise FieldmarkError(
+                f"image {index} of this cache is damaged",
+                where=self.path,
+                mend="run again, and it is drawn anew",
+            )
+        log.warning("%s: image %d is damaged and is drawn again", self.path, index)
+        out[...] = image[index % self._per_item]
+        with contextlib.suppress(OSError), self.path.open("rb+") as stream:
+            os.pwrite(stream.fileno(), out.data, start)
         return out
 
 
@@ -69,13 +106,13 @@ def open_store(
     path: Path,
     *,
     count: int,
-    draw: Callable[[int], Sequence[Pixels]],
+    draw: Draw,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ImageStore:
     """Open the store at `path`, drawing whatever of it is missing.
 
     Processes that ask for the same store at the same time take turns: one draws, the others find it
-    done.
+    done. A store that is whole needs no permission to write.
 
     Args:
         path: file of pixels; its name must hold a key of all that the pixels depend on.
@@ -96,61 +133,74 @@ def open_store(
         8
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_suffix(".lock")):
-            shapes = _read_index(path)
-            if len(shapes) < count:
-                shapes = _extend(path, shapes, count=count, draw=draw, on_progress=on_progress)
+        facts = _read_index(path)
+        if facts is None or len(facts) < count:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(path.with_suffix(".lock")):
+                facts = _read_index(path)
+                if facts is None:
+                    report_damage(path, instead="its images are drawn again")
+                    facts = np.empty((0, 1, 4), np.int64)
+                if len(facts) < count:
+                    facts = _extend(path, facts, count=count, draw=draw, on_progress=on_progress)
     except OSError as error:
         raise FieldmarkError(
             f"the cache cannot be written ({error.strerror or error})",
             where=error.filename or path,
             mend="free some space or set FIELDMARK_CACHE to another folder",
         ) from error
-    return ImageStore(path, shapes.reshape(-1, 3))
+    flat = facts.reshape(-1, 4)
+    return ImageStore(path, flat[:, :3], flat[:, 3], draw=draw, per_item=facts.shape[1])
 
 
-def _read_index(path: Path) -> NDArray[np.int64]:
-    """Return (items, images an item, 3) of what is safely in the file, none if the two disagree."""
+def _read_index(path: Path) -> NDArray[np.int64] | None:
+    """Return (items, images an item, 4): the shape and the checksum of what is in the file.
+
+    It is empty where there is no index, None where it is damaged or says more than the file holds.
+    """
     index = _index_path(path)
-    nothing = np.empty((0, 1, 3), np.int64)
     if not (index.is_file() and path.is_file()):
-        return nothing
-    try:
-        shapes = np.asarray(np.load(index, allow_pickle=False), np.int64)
-    except (OSError, ValueError, EOFError):
-        return nothing
-    return shapes if path.stat().st_size >= shapes.prod(-1).sum() else nothing
+        return np.empty((0, 1, 4), np.int64)
+    if is_whole(index):
+        facts: NDArray[np.int64] = load_file(index)["images"]
+        if path.stat().st_size >= _count_bytes(facts):
+            return facts
+    return None
+
+
+def _count_bytes(facts: NDArray[np.int64]) -> int:
+    return int(facts[..., :3].prod(-1).sum())
 
 
 def _extend(
     path: Path,
-    shapes: NDArray[np.int64],
+    facts: NDArray[np.int64],
     *,
     count: int,
-    draw: Callable[[int], Sequence[Pixels]],
+    draw: Draw,
     on_progress: Callable[[int, int], None] | None,
 ) -> NDArray[np.int64]:
-    known = [*shapes]
+    known = [*facts]
     with path.open("ab") as stream, ThreadPoolExecutor(WORKERS) as pool:
         # Whatever follows the last block that the index knows of may be half a block.
-        stream.truncate(int(shapes.prod(-1).sum()))
+        stream.truncate(_count_bytes(facts))
         for start in range(len(known), count, BLOCK):
             numbers = range(start, min(start + BLOCK, count))
-            for images in pool.map(draw, numbers):
-                known.append(np.array([image.shape for image in images]))
-                stream.writelines(np.ascontiguousarray(image).data for image in images)
+            for drawn in pool.map(draw, numbers):
+                images = [np.ascontiguousarray(image) for image in drawn]
+                known.append(np.array([(*image.shape, zlib.crc32(image.data)) for image in images]))
+                stream.writelines(image.data for image in images)
             stream.flush()
             os.fsync(stream.fileno())
-            with replacing(_index_path(path)) as part, part.open("wb") as index:
-                np.save(index, np.stack(known))
+            with sealing(_index_path(path)) as part:
+                save_file({"images": np.stack(known).astype(np.int64)}, part, metadata=dict(SEAL))
             if on_progress is not None:
                 on_progress(numbers.stop, count)
     return np.stack(known)
 
 
 def _index_path(path: Path) -> Path:
-    return path.with_suffix(".index.npy")
+    return path.with_suffix(".index.safetensors")
 
 
 @contextmanager

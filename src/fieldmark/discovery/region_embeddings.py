@@ -1,5 +1,8 @@
 """Embed regions of images: a few images in memory at a time, each region once, kept on disk.
 
+The distinct regions are cut into shards of about `SHARD`, between two images and whatever of them
+is in the cache, and a shard into batches, so that every engine makes the same batches.
+
 Shape letters: n images, B images of a batch, R regions, S the side of the encoder's input,
 D embedding dimensions.
 """
@@ -9,11 +12,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -28,6 +31,7 @@ from fieldmark.models.device import pick_dtype
 from fieldmark.models.embed import Images, Precision, Progress
 from fieldmark.models.embedding_cache import EmbeddingCache, open_embedding_cache
 from fieldmark.models.encoder import Encoder, normalise
+from fieldmark.models.engine import LOCAL, Engine
 from fieldmark.models.regions import AlignsBoxes, cut_boxes
 from fieldmark.models.token_regions import encode_box_tokens, pool_box_tokens
 
@@ -63,6 +67,7 @@ def embed_regions(
     cache: Path | None = None,
     batch_size: int = 64,
     precision: Precision = "auto",
+    engine: Engine = LOCAL,
     progress: Progress | None = None,
 ) -> RegionEmbeddings:
     """Embed regions, each distinct one once.
@@ -79,6 +84,7 @@ def embed_regions(
         batch_size: regions at once; `pool` keeps the regions of an image together. Memory grows
             with it and with (R,D), not with n.
         precision: of the weights during extraction, as in `models.embed.embed_images`.
+        engine: where the shards are embedded; the images must be readable there.
         progress: called with how many distinct regions are done and how many there are.
 
     Raises:
@@ -107,23 +113,22 @@ def embed_regions(
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
     found = shelf.read(first) if shelf else {}
     reused = len(found)
-    todo = np.array(sorted(row for key, row in first.items() if key not in found), np.int64)
-    held: dict[str, NDArray[np.float32]] = {}
-    batches = _embed_rows(
-        encoder, images, regions=regions, rows=todo, way=chosen, size=batch_size, dtype=dtype
+    missing = np.isin(np.arange(len(regions)), [first[key] for key in first if key not in found])
+    shards = _cut_shards(regions, np.array(sorted(first.values()), np.int64), missing=missing)
+    work = _embed_shards(
+        encoder, images, regions, shards, way=chosen, size=batch_size, dtype=dtype, engine=engine
     )
-    with contextlib.closing(batches), contextlib.ExitStack() as stack:
-        if shelf is not None:
-            stack.callback(lambda: shelf.write(held))
-        for rows, vectors in batches:
-            fresh = {keys[row]: vector for row, vector in zip(rows, vectors, strict=True)}
+    with contextlib.closing(work):
+        for batches in work:
+            fresh: dict[str, NDArray[np.float32]] = {}
+            with contextlib.ExitStack() as stack:
+                if shelf is not None:
+                    stack.callback(shelf.write, fresh)
+                for rows, vectors in batches:
+                    fresh |= {keys[row]: vector for row, vector in zip(rows, vectors, strict=True)}
+                    if progress is not None:
+                        progress(len(found) + len(fresh), len(first))
             found |= fresh
-            held |= fresh if shelf else {}
-            if shelf and len(held) >= SHARD:
-                shelf.write(held)
-                held.clear()
-            if progress is not None:
-                progress(len(found), len(first))
     values = np.empty((len(regions), encoder.spec.dim), np.float32)
     for row, key in enumerate(keys):
         values[row] = found[key]
@@ -190,45 +195,81 @@ def _tensor_of(encoder: Encoder) -> Tensor:
     return next(encoder.image_tower.parameters())
 
 
-def _embed_rows(
+class _Work(NamedTuple):
+    """What all shards share; the weights are cast already."""
+
+    encoder: Encoder
+    images: Images
+    regions: Regions
+    way: Way
+    size: int
+
+
+_Batch = tuple[list[int], NDArray[np.float32]]
+
+
+def _cut_shards(
+    regions: Regions, rows: NDArray[np.int64], *, missing: NDArray[np.bool_]
+) -> list[NDArray[np.int64]]:
+    """Cut ascending rows between images, and leave of each shard what is missing."""
+    cuts = _cut_batches(regions.images[rows], size=SHARD, whole=True)
+    left = (rows[cut][missing[rows[cut]]] for cut in cuts)
+    return [shard for shard in left if len(shard)]
+
+
+def _embed_shards(
     encoder: Encoder,
     images: Images,
-    *,
     regions: Regions,
-    rows: NDArray[np.int64],
+    shards: list[NDArray[np.int64]],
+    *,
     way: Way,
     size: int,
     dtype: torch.dtype,
-) -> Generator[tuple[list[int], NDArray[np.float32]]]:
-    """Yield rows and their embeddings; rows are ascending, so an image's rows are neighbours."""
-    if not len(rows):
+    engine: Engine,
+) -> Generator[Iterable[_Batch]]:
+    if not shards:
         return
     same = _tensor_of(encoder).dtype == dtype
     placed = encoder if same else encoder.place(dtype=dtype)
+    work = _Work(placed, images, regions, way, size)
+    done = engine.map(_embed_shard, work, shards, device=_tensor_of(placed).device)
+    with contextlib.closing(done):
+        for _, batches in done:
+            yield batches
+
+
+def _embed_shard(work: _Work, rows: NDArray[np.int64]) -> Generator[_Batch]:
+    """Yield rows and their embeddings; rows are ascending, so an image's rows are neighbours."""
     held: dict[int, Tensor] = {}
+    regions, whole = work.regions, work.way == "pool"
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="read") as pool:
-        for batch in _cut_batches(regions.images[rows], size=size, whole=way == "pool"):
+        for batch in _cut_batches(regions.images[rows], size=work.size, whole=whole):
             part = rows[batch]
             owners = regions.images[part]
             members = np.unique(owners).tolist()
             missing = [image for image in members if image not in held]
-            loaded = pool.map(lambda image: encoder.preprocess(images.read(image)), missing)
+            loaded = pool.map(lambda image: _load(work, image), missing)
             held |= dict(zip(missing, loaded, strict=True))
             # The last image of a batch may go on in the next one.
             held = {image: held[image] for image in members}
             boxes = [torch.from_numpy(regions.boxes[part[owners == image]]) for image in members]
             with torch.inference_mode():
                 pixels = torch.stack([held[image] for image in members])
-                found = _embed(placed, pixels, boxes=boxes, way=way)
+                found = _embed(work.encoder, pixels, boxes=boxes, way=work.way)
             vectors = found.float().cpu().numpy()
             if not np.isfinite(vectors).all():
                 bad = int(owners[~np.isfinite(vectors).all(axis=1)][0])
                 raise InputError(
                     f"a region of image {bad} has an embedding that is not finite",
-                    where=encoder.spec.uri,
+                    where=work.encoder.spec.uri,
                     mend="try precision fp32, or look at the weights",
                 )
             yield part.tolist(), vectors
+
+
+def _load(work: _Work, image: int) -> Tensor:
+    return work.encoder.preprocess(work.images.read(image))
 
 
 def _cut_batches(owners: NDArray[np.int64], *, size: int, whole: bool) -> Iterator[slice]:

@@ -6,7 +6,6 @@ that a discovery can be measured against it.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fieldmark.core.errors import TableError
+from fieldmark.core.json_text import parse_json
+from fieldmark.data.coco import UNFIT
 from fieldmark.data.columns import Columns, read_columns, relative_names
 from fieldmark.data.tables import ImageTable
 from fieldmark.discovery.regions import Regions, box_fits, collect_regions, map_boxes
@@ -94,6 +95,21 @@ def read_coco_regions(
         InputError: no box is left.
     """
     content = _load(source)
+    try:
+        return _gather(content, images, spec=spec, classes=classes, least=least, source=source)
+    except UNFIT as error:
+        raise _no_instances(source, error) from error
+
+
+def _gather(
+    content: Mapping[str, Any],
+    images: ImageTable,
+    *,
+    spec: EncoderSpec,
+    classes: Iterable[str] | None,
+    least: float,
+    source: Path,
+) -> Regions:
     categories = {row["id"]: str(row["name"]) for row in content["categories"]}
     kept = set(categories.values()) if classes is None else set(classes)
     if unknown := sorted(kept - set(categories.values())):
@@ -113,6 +129,8 @@ def read_coco_regions(
     ]
     boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
+    if not np.isfinite(boxes).all():
+        raise ValueError("a box has a side that is no number")
     found: dict[int, list[int]] = {}
     sizes: dict[int, tuple[int, int]] = {}
     for place, row in enumerate(rows):
@@ -121,6 +139,8 @@ def read_coco_regions(
         assert image is not None
         found.setdefault(image, []).append(place)
         sizes[image] = int(file["width"]), int(file["height"])
+        if min(sizes[image]) < 1:
+            raise ValueError(f"the image {file['file_name']} has no pixel")
     names = [categories[row["category_id"]] for row in rows]
     return _map_all(
         found, boxes, sizes=sizes, names=names, images=images, spec=spec, least=least, source=source
@@ -188,7 +208,7 @@ def _read_numbers(columns: Columns, rows: list[int]) -> NDArray[np.float64]:
 
 def _load(source: Path) -> dict[str, Any]:
     try:
-        content = json.loads(source.read_text(encoding="utf-8"))
+        content = parse_json(source.read_text(encoding="utf-8"))
         for part, fields in _FIELDS.items():
             for row in content[part]:
                 missing = [name for name in fields if name not in row]
@@ -196,13 +216,17 @@ def _load(source: Path) -> dict[str, Any]:
                     raise KeyError(missing[0])
     except FileNotFoundError as error:
         raise TableError("no such file", where=source, mend="mend the path") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TableError(
-            "is not a COCO instances file",
-            where=source,
-            mend="give a JSON file with images, annotations with boxes, and categories",
-        ) from error
+    except (OSError, *UNFIT) as error:
+        raise _no_instances(source, error) from error
     return dict(content)
+
+
+def _no_instances(source: Path, error: Exception) -> TableError:
+    return TableError(
+        f"is not a COCO instances file ({type(error).__name__}: {str(error)[:120]})",
+        where=source,
+        mend="give a JSON file with images, annotations with boxes, and categories",
+    )
 
 
 _FIELDS = {

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor, nn
 
+from fieldmark.core.atomic import hash_file
 from fieldmark.core.errors import (
     ChecksumError,
     FetchError,
@@ -283,6 +284,11 @@ def _check_detector(name: str) -> str:
 
 def _fetch_weights(official: Any) -> dict[str, Tensor]:
     folder = cache_dir() / "detectors"
+    kept = folder / str(official.url).rpartition("/")[2]
+    # torchvision checks what it downloads, not what it finds; the name ends in the SHA-256's start.
+    stated = kept.stem.rpartition("-")[2]
+    if kept.is_file() and not hash_file(kept).startswith(stated):
+        raise ChecksumError("is damaged", where=kept, mend="delete it to have it fetched again")
     try:
         state: dict[str, Tensor] = official.get_state_dict(
             model_dir=str(folder), progress=False, check_hash=True, weights_only=True
@@ -363,8 +369,13 @@ def _parse_function(rest: str) -> RegionSource:
 def _find_file(text: str, *, form: str) -> Path:
     if not text or "\0" in text:
         raise UsageError("names no file", where=form, mend=f"write {form}")
-    path = Path(text).expanduser()
-    if not path.is_file():
+    try:
+        path = Path(text).expanduser()
+        found = path.is_file()
+    except (OSError, RuntimeError):
+        # A name that no file system takes, or the home of nobody.
+        path, found = Path(text[:200]), False
+    if not found:
         raise InputError("no such file", where=path, mend="mend the path")
     return path
 

@@ -1,6 +1,7 @@
 """The state of an unfinished training run, in one safetensors file, and its log of losses.
 
 Everything that decides the next step is in the file: weights, both moments of AdamW and the step.
+The file carries its checksum, and one that does not fit it is refused.
 What is drawn at random is a function of seed and epoch, so it needs no state.
 """
 
@@ -15,7 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fieldmark.core.atomic import replacing, write_text
+from fieldmark.core.atomic import write_text
+from fieldmark.core.errors import InputError
+from fieldmark.core.json_text import parse_json
+from fieldmark.core.sealed import SEAL, is_whole, sealing
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "loss.jsonl"
 
@@ -56,8 +60,8 @@ def save_checkpoint(
             tensors[f"{moment}.{name}"] = value.detach().cpu().contiguous()
     # Two names of one storage (tied weights) cannot be saved as they are: give each its own.
     tensors = {name: value.clone() for name, value in tensors.items()}
-    with replacing(folder / CHECKPOINT) as part:
-        save_file(tensors, part, metadata={"step": str(step)})
+    with sealing(folder / CHECKPOINT) as part:
+        save_file(tensors, part, metadata={**SEAL, "step": str(step)})
 
 
 def load_checkpoint(folder: Path, modules: nn.ModuleDict, *, optimizer: torch.optim.AdamW) -> int:
@@ -67,10 +71,19 @@ def load_checkpoint(folder: Path, modules: nn.ModuleDict, *, optimizer: torch.op
         folder: of the run.
         modules: as they were given to `save_checkpoint`.
         optimizer: over the parameters of `modules`.
+
+    Raises:
+        InputError: it is damaged.
     """
     path = folder / CHECKPOINT
     if not path.exists():
         return 0
+    if not is_whole(path):
+        raise InputError(
+            "is damaged (its checksum does not fit its bytes)",
+            where=path,
+            mend="delete it, and --resume trains again from the start",
+        )
     device = next(modules.parameters()).device
     with safe_open(path, framework="pt", device=str(device)) as stored:
         names = set(stored.keys())
@@ -91,14 +104,29 @@ def load_checkpoint(folder: Path, modules: nn.ModuleDict, *, optimizer: torch.op
 
 
 def read_losses(folder: Path, *, before: int | None = None) -> list[LossRow]:
-    """Return the log of a run, all of it or the steps before `before`."""
+    """Return the log of a run, all of it or the steps before `before`.
+
+    Raises:
+        InputError: a line of it is damaged, or one is missing.
+    """
     path = folder / LOG
     if not path.exists():
         return []
-    # A killed run may have left half a line at the end.
-    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    rows = [LossRow(**json.loads(line)) for line in lines]
-    return [row for row in rows if before is None or row.step < before]
+    try:
+        # A killed run may have left half a line at the end.
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        rows = [LossRow(**parse_json(line)) for line in lines]
+        rows = [row for row in rows if before is None or row.step < before]
+        whole = [row.step for row in rows] == list(range(len(rows) if before is None else before))
+    except (ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise InputError(
+            "is damaged (a line is missing or is no row of a log)",
+            where=path,
+            mend=f"delete it and {CHECKPOINT}, and --resume trains again from the start",
+        )
+    return rows
 
 
 def write_losses(folder: Path, rows: list[LossRow]) -> None:

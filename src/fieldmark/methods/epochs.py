@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
-from fieldmark.core.atomic import replacing, write_json
 from fieldmark.core.errors import NotApplicableError
+from fieldmark.core.sealed import SEAL, check, read_sealed_json, sealing, write_sealed_json
 from fieldmark.methods.fine_tuning_config import Selection
 from fieldmark.methods.images import TaskImages
 from fieldmark.metrics.groups import count_groups, worst_group_accuracy
@@ -60,9 +59,9 @@ class EpochChoice:
         if score > max(before, default=-1.0):
             modules = nn.ModuleDict({"tower": tower, "head": head})
             state = {k: v.detach().cpu().clone() for k, v in modules.state_dict().items()}
-            with replacing(folder / BEST) as part:
-                save_file(state, part)
-        write_json(folder / SCORES, [*before, score])
+            with sealing(folder / BEST) as part:
+                save_file(state, part, metadata=dict(SEAL))
+        write_sealed_json(folder / SCORES, {"scores": [*before, score]})
 
     def _predict(self, spec: EncoderSpec, tower: nn.Module, head: nn.Module) -> NDArray[np.int64]:
         tower.eval()
@@ -99,11 +98,12 @@ def score_epoch(right: NDArray[np.bool_], groups: NDArray[np.int64], *, by: Sele
 def read_scores(folder: Path) -> list[float]:
     """Return the score of each epoch so far."""
     path = folder / SCORES
-    return list(json.loads(path.read_text())) if path.is_file() else []
+    return list(read_sealed_json(path)["scores"]) if path.is_file() else []
 
 
 def restore_best(folder: Path, tower: nn.Module, head: nn.Module) -> tuple[int, list[float]]:
     """Load the best epoch into a tower and a head; return its number and all scores."""
+    check(folder / BEST, mend="delete its folder, and --resume trains again from the start")
     nn.ModuleDict({"tower": tower, "head": head}).load_state_dict(load_file(folder / BEST))
     scores = read_scores(folder)
     return int(np.argmax(scores)), scores

@@ -12,7 +12,6 @@ fast and has no seed.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,8 +27,16 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn import functional
 
-from fieldmark.core.atomic import replacing, write_json
 from fieldmark.core.errors import InputError
+from fieldmark.core.json_text import parse_json
+from fieldmark.core.sealed import (
+    KEY,
+    SEAL,
+    judge,
+    read_sealed_json,
+    sealing,
+    write_sealed_json,
+)
 from fieldmark.core.seeds import generator
 from fieldmark.methods.head import HeadData, HeadKind
 
@@ -275,12 +282,16 @@ def save_probe(probe: LinearProbe | ConvexProbe, folder: Path) -> None:
         ['dog']
     """
     check_is_fitted(probe)
-    with replacing(folder / WEIGHTS) as part:
-        save_file({"coef": probe.coef_, "intercept": probe.intercept_}, part)
-    write_json(
+    tensors = {"coef": probe.coef_, "intercept": probe.intercept_}
+    with sealing(folder / WEIGHTS) as part:
+        save_file(tensors, part, metadata=dict(SEAL))
+    write_sealed_json(
         folder / RECORD,
         {"head": probe.name, "params": probe.get_params(), "classes": probe.classes_.tolist()},
     )
+
+
+_UNFIT = (ValueError, KeyError, TypeError, AttributeError, SafetensorError)
 
 
 def load_probe(folder: Path) -> LinearProbe | ConvexProbe:
@@ -290,12 +301,18 @@ def load_probe(folder: Path) -> LinearProbe | ConvexProbe:
         InputError: there is none, or it is damaged.
     """
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        text = (folder / RECORD).read_text(encoding="utf-8")
+        record = read_sealed_json(folder / RECORD) if KEY in text else parse_json(text)
+        if judge(folder / WEIGHTS) == "damaged":
+            raise ValueError("its checksum does not fit its bytes")
         tensors = load_file(folder / WEIGHTS)
         probe = PROBES[record["head"]](**record["params"])
         probe.classes_ = np.array(record["classes"])
         probe.coef_, probe.intercept_ = tensors["coef"], tensors["intercept"]
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        rows = len(probe.coef_)
+        if probe.classes_.shape != (rows,) or probe.intercept_.shape != (rows,) or rows < 2:
+            raise ValueError("its classes are not those of its weights")
+    except (InputError, OSError, OverflowError, *_UNFIT) as error:
         raise InputError(
             f"holds no whole probe ({RECORD} and {WEIGHTS})", where=folder, mend="save it again"
         ) from error

@@ -21,7 +21,6 @@ zero linearly; rows of W are put back to unit length after each step and not bef
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -36,8 +35,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn import functional
 
-from fieldmark.core.atomic import replacing, write_json
+from fieldmark.core.atomic import write_json
 from fieldmark.core.errors import InputError, UsageError
+from fieldmark.core.json_text import parse_json
+from fieldmark.core.sealed import SEAL, judge, sealing
 from fieldmark.core.seeds import generator
 
 Floats = NDArray[np.float32]
@@ -354,8 +355,9 @@ def save_autoencoder(autoencoder: MatryoshkaAutoencoder, folder: Path) -> None:
         FieldmarkError: the folder cannot be written.
     """
     check_is_fitted(autoencoder, "decoder_")
-    with replacing(folder / WEIGHTS) as part:
-        save_file({name: getattr(autoencoder, name) for name in ARRAYS}, part)
+    tensors = {name: getattr(autoencoder, name) for name in ARRAYS}
+    with sealing(folder / WEIGHTS) as part:
+        save_file(tensors, part, metadata=dict(SEAL))
     fitted = {name: getattr(autoencoder, name) for name in ("scale_", "levels_", "dead_", "error_")}
     write_json(folder / RECORD, {"params": autoencoder.get_params(), "fitted": fitted})
 
@@ -367,7 +369,9 @@ def load_autoencoder(folder: Path) -> MatryoshkaAutoencoder:
         InputError: there is none, or it is damaged.
     """
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = parse_json((folder / RECORD).read_text(encoding="utf-8"))
+        if judge(folder / WEIGHTS) == "damaged":
+            raise ValueError("its checksum does not fit its bytes")
         tensors = load_file(folder / WEIGHTS)
         autoencoder = MatryoshkaAutoencoder(**record["params"])
         for name in ARRAYS:
@@ -376,7 +380,7 @@ def load_autoencoder(folder: Path) -> MatryoshkaAutoencoder:
         autoencoder.dead_ = int(record["fitted"]["dead_"])
         autoencoder.levels_ = tuple(record["fitted"]["levels_"])
         autoencoder.error_ = tuple(record["fitted"]["error_"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, SafetensorError) as error:
         raise InputError(
             f"holds no whole autoencoder ({RECORD} and {WEIGHTS})",
             where=folder,

@@ -15,6 +15,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from fieldmark.core.errors import FieldmarkError, InputError, RunExistsError
+from fieldmark.core.sealed import SEAL, judge, seal
 
 # A folder that holds one of these was written as a model and may be replaced by another model.
 MODEL_FILES = ("open_clip_config.json", "config.json", "fake_encoder.json")
@@ -89,7 +90,7 @@ def _unwritable(folder: Path, error: Exception) -> FieldmarkError:
 
 
 def write_weights(model: nn.Module, path: Path) -> None:
-    """Write all weights and saved buffers of a model as safetensors.
+    """Write all weights and saved buffers of a model as safetensors, with their checksum.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +106,8 @@ def write_weights(model: nn.Module, path: Path) -> None:
         address = value.untyped_storage().data_ptr()
         state[name] = value.clone() if address in seen else value
         seen.add(address)
-    safetensors.torch.save_file(state, path, metadata={"format": "pt"})
+    safetensors.torch.save_file(state, path, metadata={**SEAL, "format": "pt"})
+    seal(path)
 
 
 def find_weights(folder: Path, *, names: tuple[str, ...]) -> Path:
@@ -139,10 +141,21 @@ def find_weights(folder: Path, *, names: tuple[str, ...]) -> Path:
 def load_weights(load: Callable[[], object], *, path: Path) -> None:
     """Call `load`, turning what a damaged or foreign weight file raises into one line.
 
+    Weights that fieldmark wrote carry a checksum, which is checked first; others' have none.
+
     Raises:
         InputError: the file is damaged or belongs to another model.
     """
-    errors = (RuntimeError, ValueError, KeyError, OSError, pickle.UnpicklingError)
+    if path.suffix == ".safetensors" and path.is_file() and judge(path) == "damaged":
+        raise InputError(
+            "these weights cannot be loaded (the file is cut off or damaged)",
+            where=path,
+            mend="make the encoder again, or copy it again from where it is whole",
+        )
+    errors = (
+        *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+        *(OSError, EOFError, pickle.UnpicklingError),
+    )
     try:
         load()
     except (*errors, safetensors.SafetensorError) as error:

@@ -1,5 +1,9 @@
 """Embed many images: decoded once each, ahead of the encoder, in cast weights, kept on disk.
 
+The distinct images are cut into shards of `SHARD`, whatever of them is in the cache, and a shard
+into batches. So the batches are the same on every engine and after every stop between two of them,
+and with the batches the bytes.
+
 Shape letters: n images, B images of a batch, S the side of the encoder's input, D embedding
 dimensions.
 """
@@ -10,7 +14,7 @@ import contextlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +30,7 @@ from fieldmark.core.errors import InputError
 from fieldmark.models.device import pick_dtype
 from fieldmark.models.embedding_cache import EmbeddingCache, open_embedding_cache
 from fieldmark.models.encoder import Encoder
+from fieldmark.models.engine import LOCAL, Engine
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Progress = Callable[[int, int], None]
@@ -80,6 +85,7 @@ def embed_images(
     batch_size: int = 64,
     precision: Precision = "auto",
     skip_unreadable: bool = False,
+    engine: Engine = LOCAL,
     progress: Progress | None = None,
 ) -> Embeddings:
     """Embed images, each distinct one once.
@@ -92,6 +98,7 @@ def embed_images(
         precision: of the weights during extraction: fp32, bf16, fp16, or `auto`: bf16 where the
             device has it natively.
         skip_unreadable: leave out images that cannot be read instead of raising.
+        engine: where the shards are embedded; their files must be readable there.
         progress: called with how many distinct images are done and how many there are.
 
     Raises:
@@ -116,19 +123,19 @@ def embed_images(
     shelf = open_embedding_cache(cache, spec=encoder.spec, dtype=name) if cache else None
     found = shelf.read(first) if shelf else {}
     reused = len(found)
-    todo = sorted(index for name, index in first.items() if name not in found)
     unread: dict[str, str] = {}
-    batches = _embed_missing(encoder, images, todo, batch_size=batch_size, dtype=dtype)
-    with contextlib.closing(batches), _writing(shelf) as keep:
-        for batch in batches:
-            if batch.errors and not skip_unreadable:
-                raise next(iter(batch.errors.values()))
-            fresh = {hashes[index]: vector for index, vector in batch.vectors.items()}
-            unread |= {hashes[index]: str(error) for index, error in batch.errors.items()}
-            found |= fresh
-            keep(fresh)
-            if progress is not None:
-                progress(len(found) + len(unread), len(first))
+    shards = _cut_shards({index: name not in found for name, index in first.items()})
+    work = _embed_shards(encoder, images, shards, batch_size=batch_size, dtype=dtype, engine=engine)
+    with contextlib.closing(work):
+        for batches in work:
+            with _shelving(shelf, into=found) as fresh:
+                for batch in batches:
+                    if batch.errors and not skip_unreadable:
+                        raise next(iter(batch.errors.values()))
+                    fresh.update({hashes[i]: vector for i, vector in batch.vectors.items()})
+                    unread |= {hashes[i]: str(error) for i, error in batch.errors.items()}
+                    if progress is not None:
+                        progress(len(found) + len(fresh) + len(unread), len(first))
     missing = np.full(encoder.spec.dim, np.nan, np.float32)
     values = np.array([found.get(name, missing) for name in hashes], np.float32)
     return Embeddings(
@@ -182,20 +189,51 @@ class _Batch(NamedTuple):
     errors: dict[int, InputError]
 
 
-def _embed_missing(
-    encoder: Encoder, images: Images, indices: Sequence[int], *, batch_size: int, dtype: torch.dtype
-) -> Generator[_Batch]:
-    if not indices:
+def _embed_shards(
+    encoder: Encoder,
+    images: Images,
+    shards: list[list[int]],
+    *,
+    batch_size: int,
+    dtype: torch.dtype,
+    engine: Engine,
+) -> Generator[Iterable[_Batch]]:
+    if not shards:
         return
     placed = _cast(encoder, dtype)
-    with contextlib.closing(_prepare(encoder, images, indices, ahead=2 * batch_size)) as ready:
-        while part := list(itertools.islice(ready, batch_size)):
+    work = _Work(placed, images, batch_size)
+    done = engine.map(_embed_shard, work, shards, device=_tensor_of(placed).device)
+    with contextlib.closing(done):
+        for _, batches in done:
+            yield batches
+
+
+class _Work(NamedTuple):
+    """What all shards share; the weights are cast already."""
+
+    encoder: Encoder
+    images: Images
+    batch_size: int
+
+
+def _cut_shards(missing: dict[int, bool]) -> list[list[int]]:
+    """Cut distinct images into shards, and leave of each what is missing, if anything is."""
+    indices = sorted(missing)
+    cut = (indices[start : start + SHARD] for start in range(0, len(indices), SHARD))
+    return [left for shard in cut if (left := [index for index in shard if missing[index]])]
+
+
+def _embed_shard(work: _Work, shard: list[int]) -> Generator[_Batch]:
+    encoder, size = work.encoder, work.batch_size
+    ready = _prepare(encoder, work.images, shard, ahead=2 * size)
+    with contextlib.closing(ready):
+        while part := list(itertools.islice(ready, size)):
             errors = {index: item for index, item in part if isinstance(item, InputError)}
             pixels = {index: item for index, item in part if isinstance(item, Tensor)}
             vectors: dict[int, NDArray[np.float32]] = {}
             for members in _group_by_shape(pixels):
                 with torch.inference_mode():
-                    batch = placed.encode_image(torch.stack([pixels[i] for i in members]))
+                    batch = encoder.encode_image(torch.stack([pixels[i] for i in members]))
                 vectors.update(zip(members, batch.cpu().numpy(), strict=True))
             yield _Batch(vectors, errors)
 
@@ -236,23 +274,14 @@ def _prepare(
 
 
 @contextlib.contextmanager
-def _writing(
-    shelf: EmbeddingCache | None,
-) -> Iterator[Callable[[dict[str, NDArray[np.float32]]], None]]:
-    """Yield a function that keeps embeddings; what is left is written also when the run stops."""
-    held: dict[str, NDArray[np.float32]] = {}
-
-    def flush() -> None:
-        if shelf is not None:
-            shelf.write(held)
-        held.clear()
-
-    def keep(fresh: dict[str, NDArray[np.float32]]) -> None:
-        held.update(fresh)
-        if len(held) >= SHARD:
-            flush()
-
+def _shelving(
+    shelf: EmbeddingCache | None, *, into: dict[str, NDArray[np.float32]]
+) -> Generator[dict[str, NDArray[np.float32]]]:
+    """Yield what is made of a shard; it is written at its end, and when the run stops within it."""
+    fresh: dict[str, NDArray[np.float32]] = {}
     try:
-        yield keep
+        yield fresh
     finally:
-        flush()
+        if shelf is not None:
+            shelf.write(fresh)
+        into.update(fresh)

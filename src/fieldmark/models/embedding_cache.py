@@ -2,8 +2,9 @@
 
 One folder holds the embeddings of one encoder with one preprocessing at one precision.
 `manifest.json` says which; each `shard-*.safetensors` holds some embeddings and, in its metadata,
-the hashes of their images. A shard is written whole or not at all and is never changed, so a killed
-run keeps what it had and two runs can share the folder.
+the hashes of their images and its checksum. A shard is written whole or not at all and is never
+changed, so a killed run keeps what it had and two runs can share the folder. A shard that does not
+fit its checksum is dropped, and its images are embedded again.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from fieldmark.core.atomic import hash_json, replacing, write_json
-from fieldmark.core.errors import InputError
+from fieldmark.core.atomic import MEND_CACHE, hash_json, write_json
+from fieldmark.core.sealed import SEAL, discard, is_whole, sealing
 from fieldmark.models.encoder import EncoderSpec
 
-SCHEMA = 1
+SCHEMA = 2
 # What changes an embedding beside the weights; the URI and the logit scale do not.
 _PREPROCESSING = ("image_size", "mean", "std", "interpolation", "resize")
 
@@ -44,26 +45,18 @@ class EmbeddingCache:
     def read(self, images: Collection[str]) -> dict[str, NDArray[np.float32]]:
         """Return the embeddings there are of these images: hash to (D,).
 
-        Raises:
-            InputError: a shard is damaged.
+        A damaged shard is dropped with a warning.
         """
         wanted, found = set(images), dict[str, NDArray[np.float32]]()
         for shard in sorted(self.folder.glob("shard-*.safetensors")):
-            names, values = self._read_shard(shard)
+            if not is_whole(shard):
+                discard(shard, instead="its images are embedded again")
+                continue
+            with safe_open(shard, framework="numpy") as file:
+                names: list[str] = json.loads(file.metadata()["images"])
+                values: NDArray[np.float32] = file.get_tensor("embeddings")
             found.update((n, v) for n, v in zip(names, values, strict=True) if n in wanted)
         return found
-
-    def _read_shard(self, shard: Path) -> tuple[list[str], NDArray[np.float32]]:
-        try:
-            with safe_open(shard, framework="numpy") as file:
-                names: list[str] = json.loads((file.metadata() or {})["images"])
-                values: NDArray[np.float32] = file.get_tensor("embeddings")
-            whole = values.shape == (len(names), self.dim) and values.dtype == np.float32
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise _damaged(shard) from error
-        if not whole:
-            raise _damaged(shard)
-        return names, values
 
     def write(self, embeddings: Mapping[str, NDArray[np.float32]]) -> None:
         """Add a shard: hash of image to (D,).
@@ -75,17 +68,10 @@ class EmbeddingCache:
             return
         names = list(embeddings)
         key = hashlib.sha256("".join(names).encode()).hexdigest()
-        with replacing(self.folder / f"shard-{key[:32]}.safetensors") as part:
+        with sealing(self.folder / f"shard-{key[:32]}.safetensors", mend=MEND_CACHE) as part:
             values = np.stack([embeddings[name] for name in names]).astype(np.float32)
-            save_file({"embeddings": values}, part, metadata={"images": json.dumps(names)})
-
-
-def _damaged(shard: Path) -> InputError:
-    return InputError(
-        "is not a whole file of embeddings",
-        where=shard,
-        mend="delete it, and its images are embedded again",
-    )
+            words = {**SEAL, "images": json.dumps(names)}
+            save_file({"embeddings": values}, part, metadata=words)
 
 
 def open_embedding_cache(cache: Path, *, spec: EncoderSpec, dtype: str) -> EmbeddingCache:
@@ -104,5 +90,7 @@ def open_embedding_cache(cache: Path, *, spec: EncoderSpec, dtype: str) -> Embed
     key |= {"schema": SCHEMA, "fingerprint": spec.fingerprint, "dtype": dtype}
     folder = cache / hash_json(key)[:32]
     if not (folder / "manifest.json").is_file():
-        write_json(folder / "manifest.json", key | {"uri": spec.uri, "dim": spec.dim})
+        write_json(
+            folder / "manifest.json", key | {"uri": spec.uri, "dim": spec.dim}, mend=MEND_CACHE
+        )
     return EmbeddingCache(folder, spec.dim)

@@ -105,9 +105,9 @@ def load_grounded_models(*, detector: str = DETECTOR, segmenter: str = SEGMENTER
     except ImportError as error:
         raise MissingExtraError("transformers", extra="hf") from error
     return GroundedModels(
-        detector=_open(GroundingDinoForObjectDetection, detector).eval(),
+        detector=_open(GroundingDinoForObjectDetection, detector, safe=True).eval(),
         detector_processor=_open(GroundingDinoProcessor, detector),
-        segmenter=_open(SamModel, segmenter).eval(),
+        segmenter=_open(SamModel, segmenter, safe=True).eval(),
         segmenter_processor=_open(SamProcessor, segmenter),
     )
 
@@ -203,10 +203,11 @@ def _segment(image: Image.Image, boxes_N4: Tensor, models: GroundedModels) -> ND
     return np.where(inside, np.uint8(255), np.uint8(0))
 
 
-def _open(kind: Any, name: str) -> Any:
+def _open(kind: Any, name: str, *, safe: bool = False) -> Any:
     # The hub's own errors run over many lines and name no way out.
     try:
-        return kind.from_pretrained(name)
+        # Of weights only those that hold no pickle.
+        return kind.from_pretrained(name, **({"use_safetensors": True} if safe else {}))
     except (OSError, ValueError) as error:
         raise FetchError(
             f"{kind.__name__} cannot be had ({str(error).splitlines()[0][:120]})",

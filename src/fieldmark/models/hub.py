@@ -28,7 +28,10 @@ def fetch_hub_file(repo: str, names: tuple[str, ...], *, hint: str = "") -> Path
     from huggingface_hub import errors
 
     for name in names:
-        cached = huggingface_hub.try_to_load_from_cache(repo, name)
+        try:
+            cached = huggingface_hub.try_to_load_from_cache(repo, name)
+        except errors.HFValidationError as error:
+            raise missing_file(repo[:200], name, reason=first_line(error), hint=hint) from error
         if isinstance(cached, str):
             return Path(cached)
     if is_offline():
@@ -40,6 +43,19 @@ def fetch_hub_file(repo: str, names: tuple[str, ...], *, hint: str = "") -> Path
         except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
             reason = first_line(error)
     raise missing_file(repo, names[0], reason=reason, hint=hint)
+
+
+def is_folder(path: Path) -> bool:
+    """Say whether a path is a folder; a name that no file system takes is none.
+
+    Example:
+        >>> is_folder(Path("a" * 100_000))
+        False
+    """
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def is_offline() -> bool:

@@ -19,8 +19,10 @@ from pathlib import Path
 import torch
 
 from fieldmark.core.errors import InputError, UnknownNameError
+from fieldmark.core.records import read_run
 from fieldmark.models.device import pick_device, pick_dtype
 from fieldmark.models.encoder import Encoder
+from fieldmark.models.hub import is_folder
 
 SCHEMES = ("open_clip", "hf-hub", "local-dir", "hf", "packaged")
 
@@ -56,7 +58,7 @@ def load_encoder(
 
 def _load_sized(uri: str) -> Encoder:
     name, at, side = uri.rpartition("@")
-    if not (at and side.isdigit()):
+    if not (at and side.isascii() and side.isdigit() and len(side) < 6):
         return _load(uri)
     from fieldmark.models.adapter import DualEncoder
     from fieldmark.models.input_size import resize_input
@@ -77,7 +79,7 @@ def _load(uri: str) -> Encoder:
     }
     if colon and scheme in loaders:
         return loaders[scheme](rest)
-    if Path(uri).is_dir():
+    if is_folder(Path(uri)):
         return _load_folder(Path(uri))
     if colon:
         raise UnknownNameError("kind of model name", scheme, [f"{name}:..." for name in SCHEMES])
@@ -122,7 +124,7 @@ def _load_packaged(name: str) -> Encoder:
 def _load_folder(folder: Path) -> Encoder:
     """Load a run directory, or a folder in the layout of open_clip or of transformers."""
     if (folder / "run.json").is_file() and (folder / "encoder").is_dir():
-        folder = folder / "encoder"
+        return _load_run(folder)
     if (folder / "open_clip_config.json").is_file():
         return _load_local_dir(str(folder))
     if (folder / "config.json").is_file():
@@ -134,9 +136,25 @@ def _load_folder(folder: Path) -> Encoder:
     )
 
 
+def _load_run(folder: Path) -> Encoder:
+    """Load the encoder of a run, whose record names the fingerprint that it must have."""
+    stated = read_run(folder).get("weights", {}).get("after")
+    encoder = _load_folder(folder / "encoder")
+    if stated is not None and stated != encoder.spec.fingerprint:
+        raise InputError(
+            "these weights are not those that the run wrote (their fingerprint differs)",
+            where=folder / "encoder",
+            mend="run again, or copy the folder again from where it is whole",
+        )
+    return encoder
+
+
 def _existing(path: str) -> Path:
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
+    try:
+        folder = Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError("is no folder", where=path[:200], mend="check the path") from error
+    if not is_folder(folder):
         raise InputError("is no folder", where=folder, mend="check the path")
     return folder
 

@@ -40,13 +40,28 @@ def read_dinov2_onnx(path: Path) -> dict[str, Tensor]:
 
     Raises:
         MissingExtraError: `onnx` is not installed.
+        InputError: the file is no ONNX graph, or keeps its weights in other files.
     """
     try:
         import onnx
     except ImportError as error:
         raise MissingExtraError("onnx", extra="offline") from error
-    graph = onnx.load(str(path)).graph
-    arrays = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+        # Their paths may lead anywhere, and `to_array` would follow them.
+        if any(item.data_location == item.EXTERNAL for item in graph.initializer):
+            raise ValueError("its weights are in other files")
+        arrays = {item.name: onnx.numpy_helper.to_array(item) for item in graph.initializer}
+        return _name_weights(graph, arrays)
+    except Exception as error:  # onnx raises what protobuf and its C++ happen to raise
+        raise InputError(
+            f"is no ONNX graph with its weights ({' '.join(str(error).split())[:120]})",
+            where=path,
+            mend="fetch the file again",
+        ) from error
+
+
+def _name_weights(graph: Any, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
     named = {
         name.removeprefix("backbone."): array
         for name, array in arrays.items()

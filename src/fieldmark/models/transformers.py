@@ -29,6 +29,7 @@ from fieldmark.models.hf_towers import ClipTower, NaflexTower, SiglipTower, join
 from fieldmark.models.hub import (
     fetch_hub_file,
     first_line,
+    is_folder,
     is_offline,
     missing_file,
     missing_library,
@@ -118,8 +119,12 @@ def load_transformers(name: str) -> DualEncoder:
         from transformers import AutoConfig, AutoModel, AutoProcessor
     except ImportError as error:
         raise missing_library(error) from error
-    folder = Path(name).expanduser()
-    is_local = folder.is_dir()
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError:
+        # The home of nobody.
+        folder = Path(name)
+    is_local = is_folder(folder)
     source = str(folder) if is_local else name
     if is_local:
         _check_folder(folder)

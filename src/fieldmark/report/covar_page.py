@@ -12,7 +12,7 @@ from typing import Any
 
 from fieldmark.core.atomic import write_text
 from fieldmark.core.records import read_run
-from fieldmark.report.covar_parts import CovarParts, read_covar_parts
+from fieldmark.report.covar_parts import MEND, RECORD, CovarParts, read_covar_parts
 from fieldmark.report.covar_plot import Panel, draw_class_panels, draw_panels
 from fieldmark.report.covar_tables import (
     CovarTable,
@@ -36,6 +36,7 @@ from fieldmark.report.covar_words import (
 from fieldmark.report.facts import Fact, list_facts
 from fieldmark.report.html import render_page
 from fieldmark.report.pictures import embed_thumbnail
+from fieldmark.report.stored import refusing_damage
 
 PAGE = "page.html"
 PAPER = "Concept Regions Matter (2025), arXiv 2511.12978, sections 4 and 5."
@@ -86,7 +87,9 @@ def write_covar_page(run_dir: Path) -> Path:
     """
     manifest = read_run(run_dir)
     path = run_dir / PAGE
-    write_text(path, build_covar_page(read_covar_parts(run_dir), manifest=manifest))
+    with refusing_damage(run_dir / RECORD, mend=MEND):
+        page = build_covar_page(read_covar_parts(run_dir), manifest=manifest)
+        write_text(path, page)
     return path
 
 

@@ -14,7 +14,7 @@ from fieldmark.report.stored import load_record
 
 RECORD, SCHEMA = "covar.json", 1
 ORIGINAL, BACKGROUND, AVERAGE = "original", "background", "average"
-_MEND = "run `fieldmark covar evaluate` again"
+MEND = "run `fieldmark covar evaluate` again"
 _NEEDED = ("dataset", "images", "objects", "classes", "subsets", "columns", "scenes", "encoders",
            "comparisons", "notes", "failed", "candidates", "names", "strip")  # fmt: skip
 
@@ -73,15 +73,15 @@ def read_covar_parts(folder: Path) -> CovarParts:
         ...
         fieldmark.core.errors.InputError: nowhere: holds no covar.json; run `fieldmark covar ev...
     """
-    values = load_record(folder, name=RECORD, schema=SCHEMA, mend=_MEND)
+    values = load_record(folder, name=RECORD, schema=SCHEMA, mend=MEND)
     missing = [name for name in _NEEDED if name not in values]
     if missing or not values["encoders"]:
         problem = f"lacks {', '.join(missing)}" if missing else "has no encoder"
-        raise InputError(f"is damaged ({problem})", where=folder / RECORD, mend=_MEND)
+        raise InputError(f"is damaged ({problem})", where=folder / RECORD, mend=MEND)
     for one in values["strip"]:
         file = folder / "page" / str(one["file"])
         if not file.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"names a picture outside of it ({file})", where=folder, mend=_MEND)
+            raise InputError(f"names a picture outside of it ({file})", where=folder, mend=MEND)
     return CovarParts(values=values, folder=folder)
 
 

@@ -12,7 +12,13 @@ from typing import Any
 
 from fieldmark.core.atomic import write_text
 from fieldmark.core.records import read_run
-from fieldmark.report.diagnosis_parts import DiagnosisParts, Example, read_diagnosis_parts
+from fieldmark.report.diagnosis_parts import (
+    MEND,
+    RECORD,
+    DiagnosisParts,
+    Example,
+    read_diagnosis_parts,
+)
 from fieldmark.report.diagnosis_words import (
     MEANINGS,
     RULES,
@@ -29,6 +35,7 @@ from fieldmark.report.diagnosis_words import (
 from fieldmark.report.facts import Fact, list_facts
 from fieldmark.report.html import render_page
 from fieldmark.report.pictures import embed_thumbnail
+from fieldmark.report.stored import refusing_damage
 
 PAGE = "page.html"
 PAPER = "Concept Regions Matter (2025), arXiv 2511.12978, section 3.1 and appendix A.3."
@@ -89,7 +96,9 @@ def write_diagnosis_page(run_dir: Path) -> Path:
     """
     manifest = read_run(run_dir)
     path = run_dir / PAGE
-    write_text(path, build_diagnosis_page(read_diagnosis_parts(run_dir), manifest=manifest))
+    with refusing_damage(run_dir / RECORD, mend=MEND):
+        page = build_diagnosis_page(read_diagnosis_parts(run_dir), manifest=manifest)
+        write_text(path, page)
     return path
 
 

@@ -15,7 +15,7 @@ from fieldmark.report.stored import load_object, load_record
 
 RECORD, PICTURES = "diagnosis.json", "pictures.json"
 SCHEMA = 1
-_MEND = "run `fieldmark diagnose` again"
+MEND = "run `fieldmark diagnose` again"
 _NUMBERS = ("share", "null", "corrected", "of_images", "corrected_of_images")
 
 
@@ -149,7 +149,7 @@ def read_diagnosis_parts(folder: Path) -> DiagnosisParts:
         ...
         fieldmark.core.errors.InputError: nowhere: holds no diagnosis.json; run `fieldmark diag...
     """
-    values = load_record(folder, name=RECORD, schema=SCHEMA, mend=_MEND)
+    values = load_record(folder, name=RECORD, schema=SCHEMA, mend=MEND)
     try:
         return DiagnosisParts(
             values=values,
@@ -162,7 +162,7 @@ def read_diagnosis_parts(folder: Path) -> DiagnosisParts:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"is damaged ({type(error).__name__}: {error})", where=folder / RECORD, mend=_MEND
+            f"is damaged ({type(error).__name__}: {error})", where=folder / RECORD, mend=MEND
         ) from error
 
 
@@ -231,7 +231,7 @@ def _read_strips(folder: Path) -> tuple[Examples, ...]:
     path = folder / PICTURES
     if not path.is_file():
         return ()
-    strips = load_object(path, mend=_MEND)["strips"]
+    strips = load_object(path, mend=MEND)["strips"]
     return tuple(
         Examples(
             name=str(strip["name"]),
@@ -245,7 +245,7 @@ def _read_strips(folder: Path) -> tuple[Examples, ...]:
 def _read_example(folder: Path, values: Mapping[str, Any]) -> Example:
     file = folder / str(values["file"])
     if not file.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"names a picture outside of it ({file})", where=folder, mend=_MEND)
+        raise InputError(f"names a picture outside of it ({file})", where=folder, mend=MEND)
     return Example(
         image=str(values["image"]),
         label=str(values["label"]),

@@ -16,6 +16,8 @@ from fieldmark.core.atomic import write_text
 from fieldmark.core.records import read_run
 from fieldmark.discovery.candidates import Candidate, LabelGap
 from fieldmark.report.discovery_parts import (
+    MEND,
+    RECORD,
     DiscoveryParts,
     Sight,
     Sights,
@@ -35,6 +37,7 @@ from fieldmark.report.facts import Fact, list_facts
 from fieldmark.report.html import render_page
 from fieldmark.report.names import DASH, write_number
 from fieldmark.report.pictures import embed_thumbnail
+from fieldmark.report.stored import refusing_damage
 
 PAGE = "page.html"
 PAPER = (
@@ -125,7 +128,9 @@ def write_discovery_page(run_dir: Path) -> Path:
     """
     manifest = read_run(run_dir)
     path = run_dir / PAGE
-    write_text(path, build_discovery_page(read_discovery_parts(run_dir), manifest=manifest))
+    with refusing_damage(run_dir / RECORD, mend=MEND):
+        page = build_discovery_page(read_discovery_parts(run_dir), manifest=manifest)
+        write_text(path, page)
     return path
 
 

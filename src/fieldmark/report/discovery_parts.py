@@ -25,7 +25,7 @@ RECORD, PICTURES = "discovery.json", "pictures.json"
 SCHEMA = 1
 STRIPS = ("nearest", "misled", "missed")
 _NUMBERS = ("influence", "gap", "chance", "p_value", "adjusted_p_value")
-_MEND = "run `fieldmark discover` again"
+MEND = "run `fieldmark discover` again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         ...
         fieldmark.core.errors.InputError: nowhere: holds no discovery.json; run `fieldmark dis...
     """
-    return load_record(folder, name=RECORD, schema=SCHEMA, mend=_MEND)
+    return load_record(folder, name=RECORD, schema=SCHEMA, mend=MEND)
 
 
 def read_candidate(values: Mapping[str, Any]) -> Candidate:
@@ -150,7 +150,7 @@ def read_discovery_parts(folder: Path) -> DiscoveryParts:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"is damaged ({type(error).__name__}: {error})", where=folder / RECORD, mend=_MEND
+            f"is damaged ({type(error).__name__}: {error})", where=folder / RECORD, mend=MEND
         ) from error
 
 
@@ -190,7 +190,7 @@ def _read_sights(folder: Path) -> dict[int, dict[str, Sights]]:
             )
             for name, strip in strips.items()
         }
-        for cluster, strips in load_object(path, mend=_MEND).items()
+        for cluster, strips in load_object(path, mend=MEND).items()
     }
 
 

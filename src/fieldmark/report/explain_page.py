@@ -19,6 +19,8 @@ from PIL import Image
 from fieldmark.core.atomic import write_text
 from fieldmark.core.records import read_run
 from fieldmark.report.explain_parts import (
+    MEND,
+    RECORD,
     Case,
     ExplanationParts,
     average,
@@ -38,6 +40,7 @@ from fieldmark.report.heatmap import draw_legend
 from fieldmark.report.html import render_page
 from fieldmark.report.names import DASH, write_number
 from fieldmark.report.pictures import embed_thumbnail
+from fieldmark.report.stored import refusing_damage
 
 PAGE = "page.html"
 PAPER = "Concept Regions Matter: Benchmarking CLIP with a New Cluster-Importance Approach (2025)."
@@ -125,7 +128,9 @@ def write_explanation_page(run_dir: Path) -> Path:
     """
     manifest = read_run(run_dir)
     path = run_dir / PAGE
-    write_text(path, build_explanation_page(read_explanation_parts(run_dir), manifest=manifest))
+    with refusing_damage(run_dir / RECORD, mend=MEND):
+        page = build_explanation_page(read_explanation_parts(run_dir), manifest=manifest)
+        write_text(path, page)
     return path
 
 

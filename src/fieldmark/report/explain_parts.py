@@ -13,7 +13,7 @@ from fieldmark.report.stored import load_record
 
 RECORD = "explanation.json"
 SCHEMA = 1
-_MEND = "run `fieldmark explain` again"
+MEND = "run `fieldmark explain` again"
 _WANTED = ("methods", "images", "texts", "skipped", "attribution")
 
 
@@ -80,8 +80,8 @@ def read_explanation_parts(run_dir: Path) -> ExplanationParts:
         ...
         fieldmark.core.errors.InputError: nowhere: holds no explanation.json; ...
     """
-    values = load_record(run_dir, name=RECORD, schema=SCHEMA, mend=_MEND)
+    values = load_record(run_dir, name=RECORD, schema=SCHEMA, mend=MEND)
     lacking = [name for name in _WANTED if name not in values]
     if lacking:
-        raise InputError(f"lacks {', '.join(lacking)}", where=run_dir / RECORD, mend=_MEND)
+        raise InputError(f"lacks {', '.join(lacking)}", where=run_dir / RECORD, mend=MEND)
     return ExplanationParts(values=values, folder=run_dir)

@@ -14,6 +14,8 @@ from fieldmark.core.atomic import write_text
 from fieldmark.core.records import read_run
 from fieldmark.report.facts import Fact, list_facts
 from fieldmark.report.faithfulness_parts import (
+    MEND,
+    RECORD,
     FaithfulnessParts,
     Figure,
     read_faithfulness_parts,
@@ -22,6 +24,7 @@ from fieldmark.report.faithfulness_parts import (
 from fieldmark.report.faithfulness_plot import draw_methods, draw_overview
 from fieldmark.report.faithfulness_words import write_lead, write_sentences, write_title
 from fieldmark.report.html import render_page
+from fieldmark.report.stored import refusing_damage
 
 PAGE = "page.html"
 PAPER = "Concept Regions Matter: Benchmarking CLIP with a New Cluster-Importance Approach (2025)."
@@ -70,7 +73,9 @@ def write_faithfulness_page(run_dir: Path) -> Path:
     """
     manifest = read_run(run_dir)
     path = run_dir / PAGE
-    write_text(path, build_faithfulness_page(read_faithfulness_parts(run_dir), manifest=manifest))
+    with refusing_damage(run_dir / RECORD, mend=MEND):
+        page = build_faithfulness_page(read_faithfulness_parts(run_dir), manifest=manifest)
+        write_text(path, page)
     return path
 
 

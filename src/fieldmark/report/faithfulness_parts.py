@@ -14,7 +14,7 @@ from fieldmark.report.stored import load_record
 
 RECORD = "faithfulness.json"
 SCHEMA = 1
-_MEND = "run `fieldmark faithfulness` again"
+MEND = "run `fieldmark faithfulness` again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +108,8 @@ def read_faithfulness_parts(run_dir: Path) -> FaithfulnessParts:
         fieldmark.core.errors.InputError: nowhere: holds no faithfulness.json; ...
     """
     path = run_dir / RECORD
-    values = load_record(run_dir, name=RECORD, schema=SCHEMA, mend=_MEND)
+    values = load_record(run_dir, name=RECORD, schema=SCHEMA, mend=MEND)
     lacking = {"methods", "headline", "contrasts", "protocol", "grids"} - values.keys()
     if lacking:
-        raise InputError(f"lacks {', '.join(sorted(lacking))}", where=path, mend=_MEND)
+        raise InputError(f"lacks {', '.join(sorted(lacking))}", where=path, mend=MEND)
     return FaithfulnessParts(values=values)

@@ -42,20 +42,25 @@ def _read_asset(name: str) -> str:
     return (resources.files("fieldmark.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-def render_page(template: str, context: Mapping[str, object]) -> str:
+def render_page(
+    template: str, context: Mapping[str, object], *, more_style: str = "", more_script: str = ""
+) -> str:
     """Render a template of `fieldmark/report/templates` into a whole HTML page.
 
     Args:
         template: its file name.
         context: what it speaks of; plain text is escaped.
+        more_style: name of a style sheet beside the template that follows the one of all pages.
+        more_script: name of a script that follows the one of all pages.
 
     Returns:
         The page. Style and script are inside it.
     """
-    script = "\n" + _read_asset("page.js")
+    script = "\n" + _read_asset("page.js") + (_read_asset(more_script) if more_script else "")
+    style = _read_asset("page.css") + (_read_asset(more_style) if more_style else "")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assets = {
-        "style": Markup(_read_asset("page.css")),
+        "style": Markup(style),
         "script": Markup(script),
         "policy": POLICY.format(digest),
     }

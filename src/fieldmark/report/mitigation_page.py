@@ -17,6 +17,8 @@ from fieldmark.report.discovery_page import BUDGET, PAGE, PAPER
 from fieldmark.report.facts import Fact, list_facts
 from fieldmark.report.html import render_page
 from fieldmark.report.mitigation_parts import (
+    MEND,
+    RECORD,
     Change,
     Evaluation,
     Measured,
@@ -36,6 +38,7 @@ from fieldmark.report.mitigation_words import (
 )
 from fieldmark.report.names import write_number
 from fieldmark.report.pictures import embed_thumbnail
+from fieldmark.report.stored import refusing_damage
 
 MOST_GROUPS = 24
 HEADINGS = ("Figure", "Before", "After", "Difference", "Rests on")
@@ -98,7 +101,9 @@ def write_mitigation_page(run_dir: Path) -> Path:
     """
     manifest = read_run(run_dir)
     path = run_dir / PAGE
-    write_text(path, build_mitigation_page(read_mitigation_parts(run_dir), manifest=manifest))
+    with refusing_damage(run_dir / RECORD, mend=MEND):
+        page = build_mitigation_page(read_mitigation_parts(run_dir), manifest=manifest)
+        write_text(path, page)
     return path
 
 

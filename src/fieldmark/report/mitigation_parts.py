@@ -20,7 +20,7 @@ from fieldmark.report.stored import load_object, load_record
 
 RECORD = "mitigation.json"
 SCHEMA = 1
-_MEND = "run `fieldmark mitigate` again"
+MEND = "run `fieldmark mitigate` again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def read_mitigation_parts(folder: Path) -> MitigationParts:
         fieldmark.core.errors.InputError: nowhere: holds no mitigation.json; run `fieldmark mit...
     """
     path = folder / RECORD
-    values = load_record(folder, name=RECORD, schema=SCHEMA, mend=_MEND)
+    values = load_record(folder, name=RECORD, schema=SCHEMA, mend=MEND)
     try:
         return MitigationParts(
             values=values,
@@ -126,7 +126,7 @@ def read_mitigation_parts(folder: Path) -> MitigationParts:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"is damaged ({type(error).__name__}: {error})", where=path, mend=_MEND
+            f"is damaged ({type(error).__name__}: {error})", where=path, mend=MEND
         ) from error
 
 
@@ -183,7 +183,7 @@ def _read_pictures(folder: Path) -> dict[int, tuple[Picture, ...]]:
             )
             for one in pictures
         )
-        for cluster, pictures in load_object(path, mend=_MEND).items()
+        for cluster, pictures in load_object(path, mend=MEND).items()
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fieldmark.core.atomic import write_text
-from fieldmark.core.records import RESULTS, read_rows, read_run
+from fieldmark.core.records import RESULTS, RUN, read_rows, read_run
 from fieldmark.report.facts import Fact, list_facts
 from fieldmark.report.formats import render_csv
 from fieldmark.report.headline import Focus, choose_focus, list_untested, write_headline
@@ -30,6 +30,7 @@ from fieldmark.report.sections import (
     show_maps,
     show_queries,
 )
+from fieldmark.report.stored import refusing_damage
 from fieldmark.report.tables import Summary, list_figures, summarise
 
 PAGE = "report.html"
@@ -69,7 +70,9 @@ def write_page(run_dir: Path) -> Path:
     rows = read_rows(run_dir) if (run_dir / RESULTS).is_file() else []
     parts = read_parts(run_dir / "page")
     path = run_dir / PAGE
-    write_text(path, build_page(summarise(rows), manifest=manifest, parts=parts))
+    with refusing_damage(run_dir / RUN, mend="run it again"):
+        page = build_page(summarise(rows), manifest=manifest, parts=parts)
+        write_text(path, page)
     return path
 
 

@@ -30,7 +30,6 @@ that makes the run writes these files; nothing here does:
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from fieldmark.core.errors import InputError
+from fieldmark.core.json_text import parse_json
 from fieldmark.report.figures import Curve
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
@@ -148,12 +148,20 @@ def _read_losses(path: Path) -> dict[str, tuple[Curve, ...]]:
     for number, line in _read_lines(path):
         where = f"{path}, row {number}"
         row = _expect(_parse(line, where=where), kind=dict, where=where)
-        method, seed = str(_take(row, "method", where=where)), int(row.get("seed") or 0)
+        method = str(_take(row, "method", where=where))
+        seed = _take_seed(row, where=where)
         step = _take_number(row, "step", where=where)
         loss = _take_number(row, "loss", where=where)
         rate = _take_number({"learning_rate": None, **row}, "learning_rate", where=where)
         gathered.setdefault(method, {}).setdefault(seed, []).append((step, loss, rate))
     return {m: tuple(_to_curve(rows) for rows in by.values()) for m, by in gathered.items()}
+
+
+def _take_seed(row: Mapping[str, Any], *, where: str) -> int:
+    seed = row.get("seed") or 0
+    if not isinstance(seed, int):
+        raise InputError(f"seed should be a whole number, not {seed!r}", where=where)
+    return seed
 
 
 def _to_curve(rows: list[tuple[float, float, float]]) -> Curve:
@@ -213,10 +221,14 @@ def _read_neighbours(path: Path) -> tuple[Neighbourhood, ...]:
 
 def _to_neighbour(value: Any, *, folder: Path, where: str) -> Neighbour:
     row = _expect(value, kind=dict, where=where)
-    path = (folder / str(_take(row, "image", where=where))).resolve()
+    name = str(_take(row, "image", where=where))
+    try:
+        path = (folder / name).resolve()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name[:80]!r} is no path", where=where, mend="name a file") from error
     if not path.is_relative_to(folder.resolve()):
         raise InputError(
-            f"{row['image']} lies outside {folder}", where=where, mend="copy it into that folder"
+            f"{name} lies outside {folder}", where=where, mend="copy it into that folder"
         )
     return Neighbour(
         path=path,
@@ -243,20 +255,28 @@ def _read_words(path: Path) -> Words:
 def _read_lines(path: Path) -> list[tuple[int, str]]:
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = _read_text(path).split("\n")
     return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def _read_json(path: Path, *, kind: type) -> Any:
     if not path.is_file():
         return None
-    value = _parse(path.read_text(encoding="utf-8"), where=str(path))
+    value = _parse(_read_text(path), where=str(path))
     return _expect(value, kind=kind, where=str(path))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InputError(f"cannot be read ({reason})", where=path, mend="write it again") from error
 
 
 def _parse(text: str, *, where: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise InputError(f"is not JSON ({error})", where=where, mend="write it again") from error
 
@@ -280,4 +300,7 @@ def _take_number(row: Mapping[str, Any], key: str, *, where: str) -> float:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{key} should be a number, not {value!r}", where=where)
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise InputError(f"{key} is larger than any number here", where=where) from error

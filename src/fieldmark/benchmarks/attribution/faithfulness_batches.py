@@ -33,8 +33,8 @@ from fieldmark.benchmarks.attribution.faithfulness_material import (
     read_masks,
     read_pixels,
 )
-from fieldmark.core.atomic import replacing
 from fieldmark.core.errors import InputError, NotApplicableError
+from fieldmark.core.sealed import SEAL, is_whole, sealing
 from fieldmark.metrics.localisation import measure_localisation
 from fieldmark.models.device import synchronise
 from fieldmark.models.encoder import Encoder
@@ -295,8 +295,8 @@ def write_measured(path: Path, measured: Measured) -> None:
         tensors |= {f"{folder}/{name}": np.ascontiguousarray(v) for name, v in values.items()}
     names = ("seconds", "forwards", "backwards", "curve_forwards")
     costs = json.dumps({name: getattr(measured, name) for name in names})
-    with replacing(path) as part:
-        save_file(tensors, part, metadata={"costs": costs})
+    with sealing(path) as part:
+        save_file(tensors, part, metadata={**SEAL, "costs": costs})
 
 
 def read_measured(path: Path, *, rows: NDArray[np.int64]) -> Measured | None:
@@ -306,6 +306,8 @@ def read_measured(path: Path, *, rows: NDArray[np.int64]) -> Measured | None:
         InputError: the file is not what it should be.
     """
     try:
+        if not is_whole(path):
+            raise ValueError("its checksum does not fit its bytes")
         with safe_open(path, framework="numpy") as file:
             costs = json.loads((file.metadata() or {})["costs"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

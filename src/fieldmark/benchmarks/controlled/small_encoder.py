@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fieldmark.benchmarks.controlled.texts import embed_captions
-from fieldmark.core.atomic import hash_json, replacing
+from fieldmark.core.atomic import hash_json
 from fieldmark.core.fetch import cache_dir
+from fieldmark.core.sealed import SEAL, discard, is_whole, sealing
 from fieldmark.core.seeds import generator
 from fieldmark.data.controlled.canvases import draw_images
 from fieldmark.data.controlled.features import FEATURES
@@ -152,6 +153,8 @@ def open_small_encoder(
         [_RECIPE, _VISION, start.spec.fingerprint, others, sorted(FEATURES), _IMAGES, epochs]
     )
     path = cache_dir() / "controlled" / f"small-{domain}-{key[:16]}.safetensors"
+    if path.is_file() and not is_whole(path):
+        discard(path, instead="it is trained again")
     if not path.is_file():
         data = _draw_lessons(start, others)
         config = MitigationConfig(
@@ -168,9 +171,8 @@ def open_small_encoder(
                 folder=Path(folder),
                 progress=lambda now: report(now.step, now.total),
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            save_file(trained.encoder.image_tower.state_dict(), part)
+        with sealing(path) as part:
+            save_file(trained.encoder.image_tower.state_dict(), part, metadata=dict(SEAL))
     start.model.load_state_dict(load_file(path))
     spec = replace(start.spec, uri=f"{NAME}:{domain}", fingerprint=fingerprint(start.model))
     return replace(start, spec=spec)

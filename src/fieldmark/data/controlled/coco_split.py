@@ -6,7 +6,6 @@ input in pixels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fieldmark.core.errors import TableError
+from fieldmark.core.json_text import parse_json
 from fieldmark.data.controlled.images import Ints
 from fieldmark.data.datasets.coco import find_annotations, find_images
 
@@ -151,7 +151,7 @@ def read_split(root: Path, *, split: str = "train2017") -> CocoSplit:
             crowds=np.array([bool(row.get("iscrowd")) for row in objects], np.bool_)[order],
             names=names,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise TableError(
             f"is no annotation file of COCO ({type(error).__name__}: {error})",
             where=f"{source} or {told.name}",
@@ -161,7 +161,7 @@ def read_split(root: Path, *, split: str = "train2017") -> CocoSplit:
 
 def _load(path: Path, *, parts: Sequence[str]) -> dict[str, _Rows]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         return {part: list(content[part]) for part in parts}
     except FileNotFoundError as error:
         raise TableError("no such file", where=path, mend="unpack the annotations there") from error

@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from fieldmark.core.atomic import hash_json, write_json
+from fieldmark.core.atomic import hash_file, hash_json, write_json
 from fieldmark.core.errors import RunExistsError, UsageError
+from fieldmark.core.sealed import write_sealed_json
 from fieldmark.data.backgrounds import Backgrounds
 from fieldmark.data.covar.layers import Rendered
 from fieldmark.data.covar.manifest import (
@@ -31,6 +32,7 @@ from fieldmark.data.covar.manifest import (
     JOURNAL,
     KIND,
     PENDING,
+    TABLE,
     Row,
     read_info,
     read_journal,
@@ -145,7 +147,7 @@ def build_covar(
     )
     rows = _render_all(plan, workers=workers, on_progress=on_progress)
     write_table(out, rows)
-    write_json(out / INFO, _write_info(plan, record, rows=rows, origin=origin or Origin()))
+    write_sealed_json(out / INFO, _write_info(plan, record, rows=rows, origin=origin or Origin()))
     for name in (JOURNAL, PENDING):
         (out / name).unlink(missing_ok=True)
     return out
@@ -374,6 +376,7 @@ def _write_info(
     return {
         "kind": KIND,
         "key": hash_json(record),
+        "table_sha256": hash_file(plan.out / TABLE),
         **record,
         "classes": sorted(held),
         "subsets": list(plan.subsets),

@@ -12,7 +12,6 @@ While it is built, `build.json` says what is being built and `rows.jsonl` what i
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldmark.core.atomic import replacing
-from fieldmark.core.errors import TableError
+from fieldmark.core.atomic import hash_file, replacing
+from fieldmark.core.errors import InputError, TableError
+from fieldmark.core.json_text import parse_json
+from fieldmark.core.sealed import open_seal
 from fieldmark.data.columns import Columns, read_columns
 from fieldmark.data.covar.settings import ORIGINAL
 from fieldmark.data.layout import describe_missing, list_missing
@@ -107,10 +108,13 @@ def open_covar(root: Path) -> Covar:
     """
     info = read_info(root)
     source = root / TABLE
+    # A table from before there were checksums has none to compare with.
+    if source.is_file() and info.get("table_sha256", "") not in ("", hash_file(source)):
+        raise TableError("is not as it was built", where=source, mend="build it again")
     table, columns = read_table(source), read_columns(source)
     splits = tuple(columns.require("subset"))
     areas, visible = (_read_shares(columns, key) for key in ("realised_area", "visible"))
-    known = (ORIGINAL, *info.get("subsets", ()))
+    known = (ORIGINAL, *_list_subsets(info, source=root / INFO))
     return Covar(
         root=root,
         table=replace(table, name=root.resolve().name, splits=splits),
@@ -121,6 +125,13 @@ def open_covar(root: Path) -> Covar:
         parameters=_read_parameters(columns),
         info=info,
     )
+
+
+def _list_subsets(info: Mapping[str, Any], *, source: Path) -> list[str]:
+    subsets = info.get("subsets") or []
+    if not isinstance(subsets, list | dict) or not all(isinstance(name, str) for name in subsets):
+        raise TableError("lists no names of subsets", where=source, mend="build it again")
+    return list(subsets)
 
 
 def read_info(root: Path) -> dict[str, Any]:
@@ -139,7 +150,10 @@ def read_info(root: Path) -> dict[str, Any]:
             if unfinished
             else "build one with `fieldmark covar build`",
         )
-    info = _read_json(path)
+    try:
+        info = open_seal(_read_json(path), where=path, mend="build it again")
+    except InputError as error:
+        raise TableError(error.problem, where=path, mend=error.mend) from error
     if info.get("kind") != KIND:
         raise TableError("is not that of a COVAR", where=path, mend="build it again")
     return info
@@ -189,10 +203,14 @@ def read_journal(root: Path) -> dict[str, Row]:
     """
     path = root / JOURNAL
     rows: dict[str, Row] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    # Bytes that are no text stand in a torn line only.
+    lines = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in lines.split("\n"):
         try:
-            row = Row(*json.loads(line))
+            row = Row(*parse_json(line))
         except (ValueError, TypeError):
+            continue
+        if not all(isinstance(value, str) and "\0" not in value for value in row):
             continue
         if is_whole(root / row.path) and is_whole(root / row.mask):
             rows[row.id] = row
@@ -201,8 +219,8 @@ def read_journal(root: Path) -> dict[str, Row]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        held = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise TableError("is not JSON", where=path, mend="build it again") from error
     if not isinstance(held, dict):
         raise TableError("is not a JSON object", where=path, mend="build it again")
@@ -235,7 +253,7 @@ def _read_parameters(columns: Columns) -> tuple[Mapping[str, Any], ...]:
     held = []
     for index, text in enumerate(columns.require("parameters")):
         try:
-            held.append(json.loads(text))
+            held.append(parse_json(text))
         except ValueError as error:
             raise TableError(
                 "the parameters are not JSON", where=columns.where(index), mend="build it again"

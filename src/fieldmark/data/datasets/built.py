@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import math
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fieldmark.core.errors import RunExistsError, TableError
+from fieldmark.core.json_text import parse_json
 from fieldmark.data.backgrounds import read_backgrounds
 from fieldmark.data.columns import read_columns
 from fieldmark.data.foregrounds import read_foregrounds
@@ -53,10 +53,21 @@ def open_built(root: Path) -> Task:
         ('synthetic', ('test_unseen', 'test_seen'), (('land background', 'water background'),))
     """
     card = read_card(root)
+    try:
+        return _open(root, card)
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
+        raise TableError(
+            f"has a value of another kind than it should be ({error})",
+            where=root / "card.json",
+            mend="build the data set again",
+        ) from error
+
+
+def _open(root: Path, card: dict[str, Any]) -> Task:
     name = str(card.get("name") or root.resolve().name)
     table = replace(read_table(root), name=name)
     tests = find_tests(table)
-    attributes = card.get("attributes") or table.attribute_names
+    attributes = tuple(map(str, card.get("attributes") or table.attribute_names))
     # A card lists its classes in an order of its own, a table sorts them.
     words = dict(zip(card.get("classes", ()), card.get("class_words", ()), strict=False))
     class_words = tuple(str(words.get(label, label)) for label in table.classes)
@@ -72,7 +83,7 @@ def open_built(root: Path) -> Task:
         accept=_read_pairs(card.get("accept")) or pair_up(class_words),
         correlation=float(card.get("correlation") or math.nan),
         card=card,
-        notes=(*card.get("notes", ()), *describe_empty_groups(table, tests)),
+        notes=(*map(str, card.get("notes", ())), *describe_empty_groups(table, tests)),
     )
 
 
@@ -86,8 +97,8 @@ def read_card(root: Path) -> dict[str, Any]:
     if not path.is_file():
         raise TableError("is missing", where=path, mend="build the data set again")
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        card = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise TableError("is not JSON", where=path, mend="build the data set again") from error
     if not isinstance(card, dict):
         raise TableError("is not a JSON object", where=path, mend="build the data set again")

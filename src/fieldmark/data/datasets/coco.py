@@ -7,12 +7,12 @@ crowd is no object.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from fieldmark.core.errors import TableError
-from fieldmark.data.coco import Instances, read_instances
+from fieldmark.core.json_text import parse_json
+from fieldmark.data.coco import UNFIT, Instances, read_instances
 from fieldmark.data.columns import Columns, resolve_paths
 from fieldmark.data.datasets.info import DatasetInfo
 from fieldmark.data.foregrounds import Foregrounds, Outline
@@ -130,17 +130,17 @@ def read_licences(annotations: Path, *, files: Collection[str]) -> dict[str, str
         TableError: not such a file.
     """
     try:
-        content = json.loads(annotations.read_text(encoding="utf-8"))
+        content = parse_json(annotations.read_text(encoding="utf-8"))
         names = {
             row["id"]: " ".join(filter(None, (row.get("name"), row.get("url"))))
             for row in content.get("licenses", [])
         }
         given = {row["file_name"]: row.get("license") for row in content["images"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return {name: names.get(given.get(name), "unknown") for name in files}
+    except (OSError, *UNFIT) as error:
         raise TableError(
             "is not a COCO instances file", where=annotations, mend="unpack the annotations again"
         ) from error
-    return {name: names.get(given.get(name), "unknown") for name in files}
 
 
 def check_coco(

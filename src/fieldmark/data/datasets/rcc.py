@@ -21,6 +21,8 @@ from typing import NamedTuple
 from fieldmark.core.errors import InputError
 
 _ZLIB, _FOLDER, _ZSTANDARD = 1, 2, 4
+# A photograph of GCompris has less than a megabyte.
+LARGEST = 1 << 28
 
 
 class ResourceEntry(NamedTuple):
@@ -59,7 +61,10 @@ class ResourceFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._bytes = path.read_bytes()
+        try:
+            self._bytes = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror})", where=path) from error
         if self._bytes[:4] != b"qres":
             raise InputError("is not a Qt resource file", where=path)
         version, tree, data, names = self._unpack(">4I", 4)
@@ -67,6 +72,7 @@ class ResourceFile:
             raise InputError(f"has the unknown resource version {version}", where=path)
         self._tree, self._data, self._names = tree, data, names
         self._node_size = 14 if version == 1 else 22
+        self._seen: set[int] = set()
         self._entries = {entry.name: entry for entry in self._walk(0, "", 0)}
 
     def names(self) -> tuple[str, ...]:
@@ -94,9 +100,12 @@ class ResourceFile:
             return payload
         try:
             # qCompress puts the unpacked length, 4 bytes, before the zlib stream.
-            return zlib.decompress(payload[4:])
+            unpacked = zlib.decompressobj().decompress(payload[4:], LARGEST + 1)
         except zlib.error as error:
             raise InputError(f"has bad data in {name!r} ({error})", where=self.path) from error
+        if len(unpacked) > LARGEST:
+            raise InputError(f"unpacks {name!r} to more than {LARGEST} bytes", where=self.path)
+        return unpacked
 
     def _unpack(self, layout: str, offset: int) -> tuple[int, ...]:
         try:
@@ -105,8 +114,10 @@ class ResourceFile:
             raise InputError("is cut short or no Qt resource file", where=self.path) from None
 
     def _walk(self, node: int, folder: str, depth: int) -> Iterator[ResourceEntry]:
-        if depth > 64:
+        # Without the second check two folders in one another take longer than anyone waits.
+        if depth > 64 or node in self._seen:
             raise InputError("has folders that contain themselves", where=self.path)
+        self._seen.add(node)
         at = self._tree + node * self._node_size
         name_at, flags = self._unpack(">IH", at)
         # The root has no name of its own.

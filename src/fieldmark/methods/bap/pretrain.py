@@ -34,6 +34,7 @@ from fieldmark.methods.processes import Processes
 from fieldmark.models.adapter import replace_image_tower
 from fieldmark.models.device import pick_extraction_dtype
 from fieldmark.models.encoder import Encoder
+from fieldmark.models.engine import LOCAL, Engine
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Pretraining:
         seed: seed of the run.
         folder: keeps checkpoints and the log of losses.
         processes: the processes that train together.
+        engine: where the anchors are made.
         on_anchor: called with composites done and in all while anchors are made.
         on_step: called after each training step.
     """
@@ -58,6 +60,7 @@ class Pretraining:
     folder: Path
     cache: Path
     processes: Processes
+    engine: Engine = LOCAL
     on_anchor: Progress | None = None
     on_step: Callable[[TrainingProgress], None] | None = None
 
@@ -135,6 +138,7 @@ def run_bap(run: Pretraining) -> Pretrained:
         seed=run.seed,
         batch_size=run.config.batch_size,
         cache=run.cache,
+        engine=run.engine,
         progress=run.on_anchor,
     )
     if run.processes.first:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fieldmark.core.atomic import replacing, write_json
 from fieldmark.core.errors import FieldmarkError
+from fieldmark.core.sealed import SEAL, check, read_sealed_json, sealing, write_sealed_json
 
 SCORES, BEST = "validation.json", "best.safetensors"
 
@@ -60,9 +59,9 @@ class EpochKeeper:
                 name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
                 for name, value in self.tower.state_dict().items()
             }
-            with replacing(self.folder / BEST) as part:
-                save_file(tensors, part)
-        write_json(self.folder / SCORES, [*before, score])
+            with sealing(self.folder / BEST) as part:
+                save_file(tensors, part, metadata=dict(SEAL))
+        write_sealed_json(self.folder / SCORES, {"scores": [*before, score]})
 
     def has_converged(self, epochs: int) -> bool:
         """Return whether the last `patience` of so many epochs brought nothing."""
@@ -75,9 +74,11 @@ class EpochKeeper:
     def read_scores(self) -> list[float]:
         """Return the loss of each epoch so far."""
         path = self.folder / SCORES
-        return list(json.loads(path.read_text())) if path.is_file() else []
+        return list(read_sealed_json(path)["scores"]) if path.is_file() else []
 
     def restore(self) -> int:
         """Put the best epoch's weights back into the tower and return its number, from 0."""
-        self.tower.load_state_dict(load_file(self.folder / BEST))
+        path = self.folder / BEST
+        check(path, mend="delete its folder, and --resume trains again from the start")
+        self.tower.load_state_dict(load_file(path))
         return int(np.argmin(self.read_scores()))

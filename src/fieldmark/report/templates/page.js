@@ -38,6 +38,7 @@
   };
   for (const table of document.querySelectorAll("table.sortable")) {
     for (const header of table.tHead.rows[0].cells) {
+      if ("fixed" in header.dataset) continue;
       const control = document.createElement("button");
       control.type = "button";
       control.append(...header.childNodes);

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from fieldmark import __version__
-from fieldmark.cli.app import VERBS, run
+from fieldmark.cli.dispatch import VERBS, run
 
 
 def call(*words: str, capsys) -> tuple[int, str, str]:
@@ -65,6 +65,9 @@ def test_words_that_are_off_are_one_line_and_exit_2(words, message, capsys, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+HEAVY = {"torch", "open_clip", "transformers", "sklearn", "matplotlib", "gradio"}
+
+
 def loaded_by(code: str) -> set[str]:
     program = f"import sys; {code}; print(*sys.modules, file=sys.stderr)"
     told = subprocess.run(
@@ -76,15 +79,15 @@ def loaded_by(code: str) -> set[str]:
 def test_importing_and_help_load_nothing_heavy():
     for code in (
         "import fieldmark",
-        "import fieldmark.cli.app as a; a.format_help()",
+        "import fieldmark.cli.dispatch as a; a.format_help()",
         *(f"import fieldmark.cli.{verb}" for verb in VERBS),
     ):
-        heavy = loaded_by(code) & {"torch", "open_clip", "transformers", "sklearn", "matplotlib"}
+        heavy = loaded_by(code) & HEAVY
         assert not heavy, code
 
 
 def test_help_itself_loads_no_typer():
-    assert not loaded_by("import fieldmark.cli.app as a; a.format_help()") & {
+    assert not loaded_by("import fieldmark.cli.dispatch as a; a.format_help()") & {
         "typer",
         "rich",
         "numpy",

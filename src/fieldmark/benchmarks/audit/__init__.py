@@ -1,0 +1,1 @@
+"""Recorded runs of `fieldmark audit`: how far a model leans on what it should not."""

@@ -1,0 +1,1 @@
+"""What leaves fieldmark: models for the hub, figures and predictions for other tools."""

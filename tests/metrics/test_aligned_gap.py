@@ -1,0 +1,97 @@
+"""The gap between usual and other backgrounds: hand-worked tables and its level by chance."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fieldmark.metrics.aligned_gap import find_usual, measure_aligned_gap
+
+
+def test_classes_count_alike_however_many_images_they_have():
+    # Class 0: 3 of 4 against 0 of 1; class 1: 1 of 1 against 1 of 2.
+    correct = [1, 1, 1, 0, 0, 1, 1, 0]
+    labels = [0, 0, 0, 0, 0, 1, 1, 1]
+    aligned = [1, 1, 1, 1, 0, 1, 0, 0]
+    found = measure_aligned_gap(correct, labels, aligned)
+    assert found.aligned == pytest.approx((3 / 4 + 1) / 2)
+    assert found.conflicting == pytest.approx((0 + 1 / 2) / 2)
+    assert found.gap == pytest.approx(0.625)
+    assert (found.count, found.classes) == (8, 2)
+
+
+def test_a_class_with_one_side_only_and_unknown_rows_are_left_out():
+    found = measure_aligned_gap([1, 0, 1, 1, 0], [0, 0, 0, 1, 1], [1, 0, -1, 1, 1])
+    assert (found.count, found.classes, found.gap) == (2, 1, 1.0)
+
+
+@pytest.mark.parametrize("aligned", [[1, 1], [0, 0], [-1, -1]])
+def test_without_two_sides_it_is_undefined_and_counts_nothing(aligned):
+    found = measure_aligned_gap([1, 0], [0, 0], aligned)
+    assert math.isnan(found.gap)
+    assert math.isnan(found.p_value)
+    assert all(map(math.isnan, found.interval))
+    assert (found.count, found.classes) == (0, 0)
+
+
+def test_lengths_that_differ_are_refused():
+    with pytest.raises(ValueError, match="2, 1 and 2 values differ"):
+        measure_aligned_gap([1, 0], [0], [1, 0])
+
+
+def test_images_of_one_object_widen_the_interval():
+    random = np.random.default_rng(0)
+    luck = np.repeat(random.random(20) < 0.5, 20)
+    labels, aligned = np.zeros(400, int), np.tile([0, 1], 200)
+    alone = measure_aligned_gap(luck, labels, np.repeat(np.arange(20) % 2, 20))
+    told = measure_aligned_gap(
+        luck, labels, np.repeat(np.arange(20) % 2, 20), objects=np.repeat(np.arange(20), 20)
+    )
+    assert told.gap == alone.gap
+    assert np.ptp(told.interval) > 2 * np.ptp(alone.interval)
+    # Where every object has both sides, its luck is the same on both.
+    paired = measure_aligned_gap(luck, labels, aligned, objects=np.repeat(np.arange(20), 20))
+    assert paired.gap == 0.0
+    assert paired.p_value == 1.0
+
+
+def test_chance_is_found_as_often_as_it_says():
+    random = np.random.default_rng(1)
+    hits = 0
+    for seed in range(200):
+        correct = random.random(120) < 0.7
+        found = measure_aligned_gap(
+            correct, np.repeat([0, 1], 60), random.integers(0, 2, 120), seed=seed, resamples=400
+        )
+        hits += found.p_value <= 0.05
+    assert 2 <= hits <= 20
+
+
+def test_a_planted_gap_is_inside_its_interval_and_beyond_chance():
+    random = np.random.default_rng(2)
+    aligned = random.integers(0, 2, 800)
+    correct = random.random(800) < np.where(aligned == 1, 0.9, 0.5)
+    found = measure_aligned_gap(correct, np.zeros(800, int), aligned)
+    assert found.interval.low < 0.4 < found.interval.high
+    assert found.p_value < 0.001
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 2), st.integers(-1, 1)), max_size=30))
+def test_figures_stay_in_their_ranges(rows):
+    correct, labels, aligned = (np.array([row[i] for row in rows], int) for i in range(3))
+    found = measure_aligned_gap(correct, labels, aligned, resamples=20)
+    if math.isnan(found.gap):
+        assert found.count == 0
+    else:
+        assert 0 <= found.conflicting <= 1
+        assert 0 <= found.aligned <= 1
+        assert found.gap == pytest.approx(found.aligned - found.conflicting)
+        assert 0 < found.p_value <= 1
+
+
+def test_the_usual_background_needs_a_majority_and_names():
+    assert find_usual([0, 0, 1, 1, 2], [3, 3, 1, 0, -1]) == {0: 3}
