@@ -19,11 +19,11 @@ demo: install
 	$(BIN)/fieldmark demo --out $(OUT)
 
 test: install
-	$(BIN)/python -m pytest --quiet
+	$(BIN)/python -m pytest --quiet --numprocesses 2
 
 # What takes many seconds each: workers of Ray, hosts of torchrun, kills, the notebook.
 test-slow: install
-	$(BIN)/python -m pytest --quiet -m slow --run-slow
+	$(BIN)/python -m pytest --quiet -m slow --run-slow --numprocesses 0
 
 check: install
 	$(BIN)/ruff format --check .

@@ -20,6 +20,7 @@ from fieldmark.benchmarks.discovery_request import (
 from fieldmark.benchmarks.discovery_search import choose_clusters, choose_selection
 from fieldmark.core.errors import InputError, RunExistsError, TableError, UsageError
 from fieldmark.core.records import read_rows, read_run
+from fieldmark.core.sealed import KEY, read_sealed_json, write_sealed_json
 from fieldmark.data.tables import read_table
 from fieldmark.discovery.evidence import predict_zero_shot
 from fieldmark.discovery.region_embeddings import embed_regions
@@ -178,7 +179,7 @@ def test_the_same_seed_gives_the_same_files_and_the_second_run_embeds_nothing(pl
     again = run_discovery(ask(table, tmp_path / "run"))
     assert (again / REGIONS).read_bytes() == (planted / REGIONS).read_bytes()
     first, second = (json.loads((out / RECORD).read_text()) for out in (planted, again))
-    for name in ("templates", "vocabulary"):
+    for name in ("templates", "vocabulary", KEY):
         del first[name], second[name]
     assert first == second
 
@@ -330,9 +331,9 @@ def truncate(path):
 
 
 def edit(path, change):
-    values = json.loads(path.read_text())
+    values = read_sealed_json(path)
     change(values)
-    path.write_text(json.dumps(values))
+    write_sealed_json(path, values)
 
 
 def spoil_tensors(path, **changed):

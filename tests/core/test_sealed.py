@@ -127,5 +127,5 @@ def test_damaged_json_is_found(tmp_path):
     with pytest.raises(InputError, match="is no sealed JSON object"):
         read_sealed_json(path)
     path.write_text(f'{{"a": NaN, "{KEY}": "x"}}')
-    with pytest.raises(InputError, match="is no sealed JSON object"):
+    with pytest.raises(InputError, match="is damaged"):
         read_sealed_json(path)

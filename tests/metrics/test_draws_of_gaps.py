@@ -168,6 +168,17 @@ def test_background_gaps_have_draws_of_their_own_for_each_figure():
     assert compare_background_gaps(one, two) == compare_background_gaps(one, two, seed=0)
 
 
+def test_a_mean_over_objects_is_that_of_objects_drawn_class_by_class():
+    values = np.random.default_rng(1).random(7)
+    random = generator(0, "background gap", "mean")
+    first, second = (random.integers(m, size=(50, m - 1)) for m in (3, 4))
+    drawn = (values[:3][first].mean(axis=1) * 3 + values[3:][second].mean(axis=1) * 4) / 7
+    found = estimate_mean(values, [0] * 3 + [1] * 4, share=True, resamples=50)
+    assert found.interval == pytest.approx(correct_bias(drawn, values.mean()))
+    assert found.bias == pytest.approx(np.median(drawn) - values.mean())
+    assert math.isnan(estimate_mean([math.nan], [0], share=True).bias)
+
+
 def test_figures_that_do_not_vary_reach_as_far_as_objects_tell_by_their_kind():
     # Each object is right on one of two scenes of either kind; its usual answer is the right one.
     half = tabulate_objects(

@@ -125,7 +125,7 @@ def test_what_is_undefined_is_said_to_be_so_and_never_0(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "told"),
-    [(-0.6, "31.0 %: less than chance, so these errors"), (0.05, "31.0 %: not told from chance.")],
+    [(-0.6, "31.0 %: less than by chance"), (0.05, "31.0 %: not told from chance.")],
 )
 def test_a_share_is_read_against_chance(tmp_path, value, told):
     def change(values):

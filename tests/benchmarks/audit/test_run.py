@@ -14,6 +14,7 @@ from fieldmark.benchmarks.audit.request import AuditRequest
 from fieldmark.benchmarks.audit.run import run_audit
 from fieldmark.core.errors import InputError, RunExistsError, UsageError
 from fieldmark.core.records import read_rows, read_run
+from fieldmark.core.sealed import KEY
 from fieldmark.core.seeds import generator
 from fieldmark.report.audit_parts import read_audit
 from fieldmark.testing import FakeEncoder
@@ -132,7 +133,7 @@ def test_resuming_gives_the_same_figures_and_a_finished_run_is_not_touched(data)
     run_audit(dataclasses.replace(again, resume=True), encoders=[FakeEncoder(background=1.0)])
     both = [read(one.out) for one in (first, again)]
     for one in both:
-        for key in ("seconds", "command", "next"):
+        for key in ("seconds", "command", "next", KEY):
             one.pop(key)
     assert both[0] == both[1]
     with pytest.raises(RunExistsError):

@@ -192,7 +192,8 @@ def _write(folder: Path, draw: Draw, *, key: str, name: str, classes: tuple[str,
     try:
         digest, hashes = _Digest(classes), dict[str, str]()
         with (part / "metadata.csv").open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
+            # A lone carriage return in a name would end its row.
+            writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
             writer.writerow(COLUMNS)
             for index, sample in enumerate(draw()):
                 digest.add(sample)
