@@ -94,4 +94,25 @@ def test_figures_stay_in_their_ranges(rows):
 
 
 def test_the_usual_background_needs_a_majority_and_names():
-    assert find_usual([0, 0, 1, 1, 2], [3, 3, 1, 0, -1]) == {0: 3}
+    labels = [0] * 10 + [1] * 10 + [2] * 4
+    attributes = [3] * 9 + [1] + [1] * 10 + [1, 1, 3, 3]
+    assert find_usual(labels, attributes) == {0: 3, 1: 1}
+    assert find_usual([*labels, 2, 5], [*attributes, -1, -1]) == {0: 3, 1: 1}
+
+
+def test_what_is_most_frequent_by_chance_is_not_usual():
+    random = np.random.default_rng(0)
+    found = [find_usual(random.integers(0, 2, 120), random.integers(0, 2, 120)) for _ in range(100)]
+    assert sum(map(bool, found)) <= 5
+    # By hand: 20 of 30 against 10 of 30 gives chi-squared (5 - 1/2)^2 * 4 / 15 = 5.4, p 0.02.
+    labels = [0] * 30 + [1] * 30
+    attributes = [0] * 20 + [1] * 10 + [0] * 10 + [1] * 20
+    assert find_usual(labels, attributes) == {}
+    assert find_usual(labels, attributes, level=0.03) == {0: 0, 1: 1}
+
+
+@pytest.mark.parametrize(
+    ("labels", "attributes"), [([], []), ([0, 0], [0, 1]), ([0, 1], [0, 0]), ([0, 1], [-1, -1])]
+)
+def test_one_class_or_one_background_has_nothing_usual(labels, attributes):
+    assert find_usual(labels, attributes) == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_a_share_that_does_not_vary_is_bounded_by_the_number_of_objects():
     assert found[0].interval == (low, high)
     assert found[0].corrected_interval == pytest.approx(((low - 0.8) / 0.2, 1.0))
     unresolved = summarise_sources(
-        [-2, -2, 1], [1, 1, 1], parts=2, null=[[0, 0], [0, 0], [0.5, 0.5]]
+        [-2, -2, 1], [1, 1, 1], parts=2, null=np.array([[0, 0], [0, 0], [0.5, 0.5]])
     )
     assert (unresolved[0].of, unresolved[5].hits) == (3, 2)
     assert unresolved[0].corrected_of_images == pytest.approx((1 / 3 - 1 / 6) / (1 / 6) * (1 / 3))
@@ -121,7 +122,7 @@ def test_a_share_that_does_not_vary_is_bounded_by_the_number_of_objects():
 
 def test_shares_have_the_documented_seed():
     verdicts = [0, 1, 1, 0, 1, 0, 0, 1, 1]
-    given = {"parts": 2, "null": [[0.5, 0.5]] * 9}
+    given: dict[str, Any] = {"parts": 2, "null": [[0.5, 0.5]] * 9}
     assert (
         summarise_sources(verdicts, [1] * 9, **given)[:3]
         == summarise_sources(verdicts, [1] * 9, **given, seed=0)[:3]
@@ -174,7 +175,7 @@ def test_cosines_never_leave_their_range(seed):
 
 
 def test_sensitivity_names_its_classes_and_backgrounds():
-    rows = [[0.0, 1], [0, 3], [4, 1], [4, 3], [0, 0]]
+    rows = np.array([[0.0, 1], [0, 3], [4, 1], [4, 3], [0, 0]])
     found = measure_sensitivity(rows, [3, 3, 3, 3, 8], [5, 5, 6, 6, 5])
     first, second = found.by_class
     assert (first.label, first.backgrounds, first.counts) == (3, (5, 6), (2, 2))
@@ -214,7 +215,7 @@ def test_decay_skips_sizes_and_needs_two_sequences():
 
 
 def test_classes_of_regions_and_images_at_the_edges():
-    given = {"owners": [0, 1], "image_labels": [-1, 1], "classes": 2}
+    given: dict[str, Any] = {"owners": [0, 1], "image_labels": [-1, 1], "classes": 2}
     found = summarise_regions([0, 1], [0, 1], **given)
     assert sorted(found.meanings.values()) == [(0, -1), (1, 1)]
     assert (

