@@ -141,6 +141,7 @@ def list_verbs(root: Path) -> list[Verb]:
         Verb("faithfulness", ("faithfulness", *table, *FAITHFULNESS)),
         Verb("diagnose", ("diagnose", *table, "--similar", "none", "--draws", "20")),
         *_list_covar(root, model),
+        Verb("audit", ("audit", *table, "--limit", "8", "--objects", "4", "--pictures", "1")),
     ]
 
 

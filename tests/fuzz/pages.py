@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 from fieldmark.core.records import RUN, start_run
+from fieldmark.report.audit_page import write_audit_page
 from fieldmark.report.covar_page import write_covar_page
 from fieldmark.report.diagnosis_page import write_diagnosis_page
 from fieldmark.report.discovery_page import write_discovery_page
@@ -29,6 +30,7 @@ from tests.fuzz.run import Reader
 RECORDS = Path(__file__).parent / "records"
 # Record, what writes its page, and the pictures that the record has beside it.
 PAGES: Mapping[str, Callable[[Path], Path]] = {
+    "audit": write_audit_page,
     "covar": write_covar_page,
     "diagnosis": write_diagnosis_page,
     "discovery": write_discovery_page,

@@ -50,6 +50,8 @@ HEADS = {
     "linear-probe": "by a classifier that learnt from your labels",
     "convex-probe": "by a classifier that learnt from your labels",
 }
+# Half of the last digit that is written.
+SMALLEST = 0.0005
 BACKGROUND_SOURCES = ("background", "BG-Er")
 
 
@@ -210,13 +212,16 @@ def _tell_swaps(parts: AuditParts, result: SwapResult) -> str:
     if not gap.is_defined:
         return f"{start}what a background of another class costs is undefined ({objects})."
     way, size = ("fewer", gap) if gap.value >= 0 else ("more", _negate(gap))
+    cost = f"{write_points(size.value)} {way} {write_range(size)}"
+    if abs(gap.value) < SMALLEST:
+        cost = f"no fewer and no more {write_range(size)}"
     state = next((f"; {write_state(one, margin=parts.margin)}" for one in parts.findings
                   if (one.kind, one.head, one.encoder)
                   == ("background_gap", result.head, result.encoder)), "")  # fmt: skip
     return (
         f"{start}the same {objects} are named right in {write_share(result.same)} of cases on a "
         f"background of their own class and in {write_share(result.other)} on one of another "
-        f"class, {write_points(size.value)} {way} {write_range(size)}{state}."
+        f"class, {cost}{state}."
     )
 
 
