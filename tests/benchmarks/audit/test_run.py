@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import shlex
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
-from fieldmark.benchmarks.audit.request import AuditRequest
+from fieldmark.benchmarks.audit.advice import advise
+from fieldmark.benchmarks.audit.material import gather_material
+from fieldmark.benchmarks.audit.request import AuditRequest, make_audit_plan
 from fieldmark.benchmarks.audit.run import run_audit
 from fieldmark.core.errors import InputError, RunExistsError, UsageError
 from fieldmark.core.records import read_rows, read_run
 from fieldmark.core.sealed import KEY
 from fieldmark.core.seeds import generator
+from fieldmark.data.tables import read_table
 from fieldmark.report.audit_parts import read_audit
 from fieldmark.testing import FakeEncoder
 
@@ -147,6 +152,24 @@ def test_next_steps_name_files_that_are_there(data):
     assert words[:2] == ["fieldmark", "bap"]
     listed = words[words.index("--foregrounds") + 1]
     assert listed == str(out / "material" / "foregrounds.csv")
+
+
+def test_next_steps_are_words_that_their_verbs_take(data):
+    out = run_audit(ask(data, margin=0.01), encoders=[FakeEncoder(background=2.0)])
+    steps = read(out)["next"]
+    assert {step["command"].split()[1] for step in steps} >= {"bap", "audit"}
+    plan = make_audit_plan(ask(data))
+    found = {"kind": "region", "encoder": 0, "state": "found", "figure": {}}
+    material = gather_material(
+        plan.request, read_table(data), out=data.parent / "x", report=lambda *_: None
+    )
+    steps += advise(plan.request, material, findings=[found])
+    assert "mitigate" in {step["command"].split()[1] for step in steps}
+    for step in steps:
+        program, verb, *words = shlex.split(step["command"])
+        assert program == "fieldmark"
+        command = typer.main.get_command(importlib.import_module(f"fieldmark.cli.{verb}").app)
+        command.make_context(verb, words)
 
 
 def test_class_names_that_do_not_fit_are_refused_before_anything_is_written(data):

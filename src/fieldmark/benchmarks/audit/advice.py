@@ -99,12 +99,9 @@ def _mend(request: AuditRequest, material: Material) -> list[dict[str, str]]:
 
 
 def _mitigate(request: AuditRequest) -> dict[str, str]:
-    words: list[Any] = [
-        "fieldmark",
-        "mitigate",
-        "--discovery",
-        request.out / "parts" / "discover-0",
-    ]
+    last = len(request.models) - 1
+    words: list[Any] = ["fieldmark", "mitigate", "--model", request.models[last]]
+    words += ["--discovery", request.out / "parts" / f"discover-{last}"]
     words += ["--data", request.data]
     words += ["--root", request.root] if request.root is not None else []
     words += ["--out", request.out.parent / f"{request.out.name}-mitigated"]
