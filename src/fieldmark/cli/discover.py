@@ -73,15 +73,6 @@ Words = Annotated[
         show_default=False,
     ),
 ]
-ClassNames = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--class-name",
-        help="Name of a class for the prompts, once for each class in order. Default: the table's.",
-        show_default=False,
-    ),
-]
-Templates = Annotated[str, typer.Option(help="Prompt ensemble: default (40), people (3), a file.")]
 
 
 @app.command()
@@ -98,8 +89,8 @@ def discover(
     selection: SelectionName = "paper",
     threshold: Threshold = None,
     vocabulary: Words = None,
-    class_name: ClassNames = None,
-    templates: Templates = "default",
+    class_name: options.ClassNames = None,
+    templates: options.Templates = "default",
     level: Annotated[float, typer.Option(help="At which a cluster is more than chance.")] = 0.05,
     permutations: Annotated[int, typer.Option(min=1, help="Behind each p-value.")] = 999,
     nearest: Annotated[

@@ -44,9 +44,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    templates: Annotated[
-        str, typer.Option(help="Prompt ensemble: default (40), people (3), or a file.")
-    ] = "default",
+    templates: options.Templates = "default",
     batch_size: options.BatchSize = 64,
     precision: options.PrecisionName = "auto",
     device: options.Device = "auto",

@@ -34,14 +34,6 @@ Texts = Annotated[
         show_default=False,
     ),
 ]
-ClassNames = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--class-name",
-        help="Name of a class for the prompts, once for each class in order. Default: the table's.",
-        show_default=False,
-    ),
-]
 Methods = Annotated[
     list[str] | None,
     typer.Option(
@@ -84,10 +76,8 @@ def explain(
     split: Split = None,
     limit: Annotated[int, typer.Option(min=1, help="Images to draw from --data.")] = 10,
     text: Texts = None,
-    class_name: ClassNames = None,
-    templates: Annotated[
-        str, typer.Option(help="Prompt ensemble: default (40), people (3), a file.")
-    ] = "default",
+    class_name: options.ClassNames = None,
+    templates: options.Templates = "default",
     method: Methods = None,
     mask: Masks = None,
     settings: Settings = None,

@@ -50,14 +50,6 @@ Limit = Annotated[
     int | None,
     typer.Option(min=1, help="Look at this many images, drawn by the seed.", show_default=False),
 ]
-ClassNames = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--class-name",
-        help="Name of a class for the prompts, once for each class in order. Default: the table's.",
-        show_default=False,
-    ),
-]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -81,10 +73,8 @@ def faithfulness(
     task: TaskName = "classification",
     labels: LabelsName = "ground-truth",
     limit: Limit = None,
-    class_name: ClassNames = None,
-    templates: Annotated[
-        str, typer.Option(help="Prompt ensemble: default (40), people (3), a file.")
-    ] = "default",
+    class_name: options.ClassNames = None,
+    templates: options.Templates = "default",
     settings: Settings = None,
     sanity: Annotated[
         bool, typer.Option("--sanity", help="Also shuffle weights, texts and clusters.")

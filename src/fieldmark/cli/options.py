@@ -76,3 +76,23 @@ Workers = Annotated[
         show_default=False,
     ),
 ]
+ClassNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class-name",
+        help="Name of a class for the prompts, once for each class in order. Default: the table's.",
+        show_default=False,
+    ),
+]
+Masks = Annotated[
+    Path | None,
+    typer.Option(
+        "--masks",
+        help="Folder of masks, named as the images. Default: the table's column 'mask'.",
+        show_default=False,
+    ),
+]
+Templates = Annotated[
+    str,
+    typer.Option("--templates", help="Prompt ensemble: default (40), people (3), or a file."),
+]
