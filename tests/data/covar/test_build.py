@@ -169,6 +169,16 @@ def test_a_finished_build_stays_as_it_is(built, pools):
         build(built, pools, config=dataclasses.replace(SMALL, seed=1), resume=True)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_build_killed_while_it_first_named_itself_starts_anew(tmp_path, pools, resume):
+    out = tmp_path / "covar"
+    out.mkdir()
+    (out / ".part-x.json").write_text("{")
+    build(out, pools, resume=resume)
+    assert not list(out.rglob(".part-*"))
+    assert (out / "info.json").is_file()
+
+
 def test_foreign_folders_are_left_alone(pools, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     for resume in (False, True):

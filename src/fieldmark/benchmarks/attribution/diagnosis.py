@@ -37,7 +37,7 @@ from fieldmark.benchmarks.attribution.diagnosis_measure import (
     Material,
     Measurement,
     Report,
-    drop_parts,
+    drop_chunks,
     measure_images,
 )
 from fieldmark.benchmarks.attribution.diagnosis_pictures import draw_diagnosis
@@ -132,7 +132,7 @@ def run_diagnosis(
     run.add(_list_mask_rows(request, masks, table=table, split=split, uri=encoder.spec.uri))
     run.notes = {"left_out": masked.left_out, "masks": request.mask_source}
     _finish(run, material.table, encoder)
-    drop_parts(request.out)
+    drop_chunks(request.out)
     write_diagnosis_page(request.out)
     return request.out
 

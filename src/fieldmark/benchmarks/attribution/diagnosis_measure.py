@@ -107,7 +107,7 @@ def measure_images(
     return Measurement(**joined, grid=(int(height), int(width)))
 
 
-def drop_parts(out: Path) -> None:
+def drop_chunks(out: Path) -> None:
     """Remove what only an unfinished run needs."""
     shutil.rmtree(out / PARTS, ignore_errors=True)
 

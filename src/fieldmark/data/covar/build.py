@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from fieldmark.core.atomic import hash_file, hash_json, write_json
+from fieldmark.core.atomic import drop_parts, hash_file, hash_json, write_json
 from fieldmark.core.errors import RunExistsError, UsageError
 from fieldmark.core.sealed import write_sealed_json
 from fieldmark.data.backgrounds import Backgrounds
@@ -187,6 +187,10 @@ def _describe(
 
 def _is_finished(out: Path, key: str, *, resume: bool) -> bool:
     """Return whether a folder holds this very build, finished; refuse what holds anything else."""
+    # A build that was killed while it first named itself left nothing but part of that name.
+    names = [path.name for path in out.iterdir()] if out.is_dir() else []
+    if resume or all(name.startswith(".part-") for name in names):
+        drop_parts(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     finished = out.is_dir() and (out / INFO).is_file()
