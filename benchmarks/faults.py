@@ -23,11 +23,10 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.faults import trials  # noqa: E402
-from tests.faults.harness import (  # noqa: E402
+from tests.faults import trials
+from tests.faults.harness import (
     Server,
     judge_resume,
     open_server,
@@ -38,12 +37,13 @@ from tests.faults.harness import (  # noqa: E402
     spell,
     try_kills,
 )
-from tests.faults.material import Material, read_trained, write_material  # noqa: E402
-from tests.faults.trials import Bench, Trial  # noqa: E402
+from tests.faults.material import Material, read_trained, write_material
+from tests.faults.trials import Bench, Trial
 
-from fieldmark.core.atomic import write_text  # noqa: E402
-from fieldmark.core.seeds import generator  # noqa: E402
+from fieldmark.core.atomic import write_text
+from fieldmark.core.seeds import generator
 
+ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs" / "results" / "faults.md"
 # Which verbs each fault is tried on; kills are tried on all.
 FAULTS = {

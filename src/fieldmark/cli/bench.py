@@ -110,7 +110,6 @@ def bench(
         load_plugin(path)
     chosen = look_up(SUITES, suite, kind="suite")
     given = [_split(word) for word in set_ or []]
-    amounts = change_budget(find_budget(budget), given)
     request = make_request(
         chosen,
         models=model or ([] if chosen.many_encoders else [chosen.model or DEFAULT]),
@@ -120,7 +119,7 @@ def bench(
         correlations=correlation or (),
         methods=choose_methods(methods.split(",")) if chosen.methods else (),
         seeds=range(seeds),
-        budget=amounts,
+        budget=change_budget(find_budget(budget), given),
     )
     if not data and not set(request.datasets) & set(chosen.datasets):
         say(f"no published data (--root): {suite} runs on {', '.join(request.datasets)}")
