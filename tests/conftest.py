@@ -34,6 +34,11 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_make_parametrize_id(val):
+    """Name bytes by their length: a time stamp in them would differ between two processes."""
+    return f"{len(val)}-bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def golden(request):
     """Return a function that compares a text with tests/golden/NAME, or writes it."""

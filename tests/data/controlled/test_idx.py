@@ -96,7 +96,7 @@ def test_a_damaged_archive_is_one_line_or_the_same_values(tmp_path, data):
         (_pack(IMAGES) + b"!", "holds more than 24 values"),
         (struct.pack(">BBBB3I", 0, 0, 8, 3, *[2**32 - 1] * 3), "claims to hold 4294967295 x"),
         (struct.pack(">BBBBI", 0, 0, 8, 1, 10**9), "cut short: 0 of 1000000000 values"),
-        (gzip.compress(_pack(IMAGES))[:20], "cut short"),
+        (gzip.compress(_pack(IMAGES), mtime=0)[:20], "cut short"),
         (b"\x1f\x8bnonsense", "cannot be read"),
     ],
 )
