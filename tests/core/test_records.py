@@ -92,6 +92,31 @@ def test_an_output_folder_belongs_to_one_run(tmp_path):
         begin(out, model="m", k=1, resume=True)
 
 
+def test_a_run_killed_before_its_last_page_can_be_resumed(tmp_path):
+    out = tmp_path / "run"
+
+    def write_page(folder):
+        assert [row.metric for row in read_rows(folder)] == ["acc_avg"]
+        (folder / "report.html").write_text(read_run(folder)["verb"])
+
+    def fail(folder):
+        raise KeyboardInterrupt
+
+    def run(*pages, **more):
+        run = begin(out, model="m", **more)
+        run.add([ResultRow(suite="s", dataset="d", metric="acc_avg")])
+        run.finish(*pages)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(fail, write_page)
+    with pytest.raises(RunExistsError, match="unfinished run; add --resume"):
+        run()
+    run(write_page, resume=True)
+    assert (out / "report.html").read_text() == "embed"
+    with pytest.raises(RunExistsError, match="finished run; choose another --out"):
+        run(resume=True)
+
+
 def test_other_peoples_files_are_safe(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(RunExistsError, match="holds other files"):

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 # Files of a run that are the same whenever it is done, beside its rows.
 TENSORS: tuple[str, ...] = ("embeddings.safetensors", "encoder/*.safetensors", "maps.safetensors")
 TENSORS += ("regions.safetensors", "probes/**/*.safetensors")
+PAGES = ("*.html", "*.md")
 FILES = ("*.csv", "images/**/*", "masks/**/*", "page/*.png")
 
 
@@ -119,7 +120,7 @@ def resume(
     words: list[str], out: Path, *, run: Callable[..., dict[str, Any]], cache: Path
 ) -> dict[str, Any]:
     """Do what a user does after a kill: repeat the command, with --resume where it says so."""
-    if (out / "run.json").exists():
+    if (out / "run.json").exists() and not (out / "run.partial.json").exists():
         return {"code": 0, "log": "finished before the kill"}
     first = run(words, cache=cache)
     if first["code"] == 2 and "add --resume" in first["log"]:
@@ -128,7 +129,10 @@ def resume(
 
 
 def read_outcome(out: Path) -> dict[str, Any]:
-    """Return what a finished run measured and made: rows without timings, tensors, files."""
+    """Return what a finished run measured and made: rows without timings, tensors, files.
+
+    Pages tell times and folders; of them only the names are kept.
+    """
     found: dict[str, Any] = {}
     if (out / "results.jsonl").exists():
         rows = [
@@ -141,6 +145,7 @@ def read_outcome(out: Path) -> dict[str, Any]:
     for pattern in FILES:
         paths = (path for path in sorted(out.glob(pattern)) if path.is_file())
         found |= {str(path.relative_to(out)): hash_file(path) for path in paths}
+    found["pages"] = [path.name for pattern in PAGES for path in sorted(out.glob(pattern))]
     found["leftovers"] = [str(path.relative_to(out)) for path in sorted(out.rglob(".part-*"))]
     return found
 

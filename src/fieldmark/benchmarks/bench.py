@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -122,9 +123,7 @@ def run_bench(
         "peak memory in GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
     _write_comparisons(out, compare_run(run.rows, run.notes))
-    run.finish()
-    _write_page(out, exhibits)
-    return out
+    return run.finish(functools.partial(_write_page, exhibits=exhibits))
 
 
 def _choose_engine(suite: Suite, *, engine: Engine, plugins: Sequence[Path]) -> dict[str, Any]:
@@ -136,7 +135,7 @@ def _choose_engine(suite: Suite, *, engine: Engine, plugins: Sequence[Path]) -> 
     return {}
 
 
-def _write_page(out: Path, exhibits: Sequence[Exhibit]) -> None:
+def _write_page(out: Path, *, exhibits: Sequence[Exhibit]) -> None:
     drawn = [one for one in exhibits if one.svg]
     panels = [Panel(caption=e.title, drawing=Markup(e.svg), remark=e.note) for e in drawn]
     tables = [one.table for one in exhibits if one.table is not None]

@@ -37,6 +37,7 @@ from fieldmark.methods.processes import Processes
 from fieldmark.models.device import pick_device
 from fieldmark.models.encoder import Encoder
 from fieldmark.models.load import load_encoder
+from fieldmark.report.page import write_page
 
 HEADS = ("zero-shot", "linear-probe", "convex-probe")
 # The split whose objects training has seen, by design.
@@ -93,7 +94,7 @@ def run_demo(
     resume: bool = False,
     report: Report = lambda phase, done, total, note: None,
 ) -> Path:
-    """Run the demo and write OUT/encoder, OUT/page, OUT/results.jsonl and OUT/run.json.
+    """Run the demo and write OUT/encoder, OUT/results.jsonl, OUT/run.json and OUT/report.html.
 
     Args:
         request: data, encoder, settings and seed.
@@ -235,6 +236,7 @@ def _finish(demo: _Demo, pretrained: dict[str, Pretrained]) -> Path:
     # Kilobytes on Linux, bytes on macOS; this is Linux's.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     run.notes = {"seconds": demo.seconds, "peak memory in GiB": round(peak, 2)}
+    run.finish(write_page)
     for name in pretrained:
         (run.out / "training" / name / CHECKPOINT).unlink(missing_ok=True)
-    return run.finish()
+    return run.out

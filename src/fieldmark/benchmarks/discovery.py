@@ -25,7 +25,7 @@ from fieldmark.benchmarks.discovery_request import DiscoveryRequest, Plan, make_
 from fieldmark.benchmarks.discovery_search import MOST_SWEPT, Search, choose_clusters, search
 from fieldmark.benchmarks.sources import open_table
 from fieldmark.core.atomic import hash_json
-from fieldmark.core.errors import TableError, UsageError
+from fieldmark.core.errors import TableError
 from fieldmark.core.fetch import cache_dir
 from fieldmark.core.records import ResultRow, Run, start_run
 from fieldmark.data.tables import ImageTable
@@ -105,13 +105,7 @@ def _run(
     plan: Plan, encoder: Encoder, table: ImageTable, *, engine: Engine, report: Report
 ) -> Path:
     request = plan.request
-    names = request.class_names or table.classes
-    if len(names) != len(table.classes):
-        raise UsageError(
-            f"{len(names)} class names for {len(table.classes)} classes",
-            where=table.name,
-            mend=f"name these, in order: {', '.join(table.classes)}",
-        )
+    names = table.name_classes(request.class_names)
     run = start_run(
         request.out,
         "discover",
@@ -134,9 +128,7 @@ def _run(
     draw_pictures(scene, request.out / "page", gallery=request.gallery)
     run.add(_list_rows(plan, scene))
     run.notes = {"unreadable": unreadable}
-    _finish(run, scene.table, encoder)
-    write_discovery_page(request.out)
-    return request.out
+    return _finish(run, scene.table, encoder)
 
 
 def _look(
@@ -202,7 +194,7 @@ def _gather(
     images: NDArray[np.float32],
     regions: tuple[Regions, RegionEmbeddings],
 ) -> Evidence:
-    names = plan.request.class_names or table.classes
+    names = table.name_classes(plan.request.class_names)
     with torch.inference_mode():
         made = ensemble_prompts(encoder, names, plan.templates)
     prototypes = np.asarray(made.float().cpu().numpy())
@@ -386,4 +378,4 @@ def _list_candidate(candidate: Candidate, *, blank: ResultRow) -> Iterator[Resul
 def _finish(run: Run, table: ImageTable, encoder: Encoder) -> Path:
     run.data = {"name": table.name, "images": len(table), "content": hash_json(table.hashes())}
     run.weights = {"encoder": encoder.spec.fingerprint}
-    return run.finish()
+    return run.finish(write_discovery_page)

@@ -219,13 +219,7 @@ def _embed_prompts(
     names: Sequence[str] | None,
     templates: Sequence[str] | None,
 ) -> NDArray[np.float32]:
-    names = table.classes if names is None else names
-    if len(names) != len(table.classes):
-        raise UsageError(
-            f"{len(names)} class names for {len(table.classes)} classes",
-            where=table.name,
-            mend=f"name these, in order: {', '.join(table.classes)}",
-        )
+    names = table.name_classes(names)
     with torch.inference_mode():
         prototypes = ensemble_prompts(encoder, names, TEMPLATES if templates is None else templates)
     return np.asarray(prototypes.float().cpu().numpy())

@@ -281,8 +281,7 @@ def _write(
     run.weights = {"before": spec.fingerprint, "after": after}
     run.data = _describe_data(plan, {train.name: train, **parts})
     run.notes = {"steps": len(trained.losses), "seconds of training": round(seconds, 1)}
-    run.finish()
-    write_mitigation_page(request.out)
+    run.finish(write_mitigation_page)
 
 
 def _describe_data(plan: MitigationPlan, parts: Mapping[str, Part]) -> dict[str, Any]:

@@ -50,15 +50,14 @@ def demo(
     settings = read_settings(find_preset(preset), file=config, given=set_ or [])
     folder = build_data(data, task=task, correlation=correlation, seed=seed)
     from fieldmark.benchmarks.demo import DemoRequest, run_demo
-    from fieldmark.report.page import write_page
+    from fieldmark.report.page import PAGE
 
     request = DemoRequest(data=folder, model=model, config=settings, seed=seed)
     with show_progress() as report:
         run_demo(request, out=out, device=device, resume=resume, report=report)
-    page = write_page(out)
     print_results(out)
     say(f"the mended encoder: open_clip.create_model_and_transforms('local-dir:{out / 'encoder'}')")
-    say(f"the page to look at: {page}")
+    say(f"the page to look at: {out / PAGE}")
 
 
 def build_data(name: str, *, task: str, correlation: float, seed: int) -> Path:

@@ -1,9 +1,10 @@
 """Records: what a verb measured and everything needed to measure it again.
 
-A run directory holds `results.jsonl`, one row a figure, and `run.json`, written last: a folder
-without `run.json` is a run that has not finished. While a run is under way, `run.partial.json` says
-what it is, so that another run is refused there and the same one can be resumed. Both carry a
-checksum, and `run.json` also that of the rows; what does not fit is refused.
+A run directory holds `results.jsonl`, one row a figure, and `run.json`, written after it:
+a folder without `run.json` is a run that has not finished. While a run is under way, its pages
+included, `run.partial.json` says what it is, so that another run is refused there and the same one
+can be resumed. Both carry a checksum, and `run.json` also that of the rows; what does not fit is
+refused.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import math
 import platform
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
@@ -133,8 +134,13 @@ class Run:
         """Add rows to be written by `finish`."""
         self.rows.extend(rows)
 
-    def finish(self) -> Path:
-        """Write `results.jsonl`, then `run.json`, and return the directory."""
+    def finish(self, *pages: Callable[[Path], object]) -> Path:
+        """Write `results.jsonl`, then `run.json`, then the pages; return the directory.
+
+        Args:
+            pages: write something into the directory that they are given, from what lies there.
+                A run that is killed before the last of them is done can be resumed.
+        """
         write_text(self.out / RESULTS, "".join(row.to_json() + "\n" for row in self.rows))
         manifest = {
             "schema": SCHEMA,
@@ -153,6 +159,8 @@ class Run:
             "seconds": max(round(time.time() - self.started, 3), 0.0),
         }
         write_sealed_json(self.out / RUN, manifest)
+        for write_page in pages:
+            write_page(self.out)
         (self.out / PARTIAL).unlink(missing_ok=True)
         return self.out
 
@@ -189,10 +197,10 @@ def start_run(
     run = Run(out=out, verb=verb, arguments=arguments, seeds=list(seeds))
     if out.exists() and not out.is_dir():
         raise RunExistsError("is a file, not a folder", where=out, mend="choose another --out")
-    if (out / RUN).exists():
-        raise RunExistsError("holds a finished run", where=out, mend="choose another --out")
     if (out / PARTIAL).exists():
         _check_same(run, _read_partial(out / PARTIAL), resume=resume)
+    elif (out / RUN).exists():
+        raise RunExistsError("holds a finished run", where=out, mend="choose another --out")
     elif out.exists() and any(not path.name.startswith(".part-") for path in out.iterdir()):
         raise RunExistsError("holds other files", where=out, mend="choose an empty --out")
     elif resume:

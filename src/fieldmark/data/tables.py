@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fieldmark.core.errors import InputError, TableError
+from fieldmark.core.errors import InputError, TableError, UsageError
 from fieldmark.data.columns import (
     Columns,
     Encoded,
@@ -114,6 +114,20 @@ class ImageTable:
                 mend="choose one of them or add a column 'split'",
             )
         return self.take(chosen)
+
+    def name_classes(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        """Return the names of the classes for prompts: `names`, or the table's own for none.
+
+        Raises:
+            UsageError: there are not as many names as classes.
+        """
+        if names and len(names) != len(self.classes):
+            raise UsageError(
+                f"{len(names)} class names for {len(self.classes)} classes",
+                where=self.name,
+                mend=f"name these, in order: {', '.join(self.classes)}",
+            )
+        return tuple(names or self.classes)
 
     def group_ids(self) -> NDArray[np.int64]:
         """Return the group of each row: label * attributes + attribute, or the label alone.

@@ -59,7 +59,6 @@ from fieldmark.benchmarks.discovery import DEFAULT_SPLIT, select_split
 from fieldmark.benchmarks.sources import open_table
 from fieldmark.benchmarks.store import make_plain
 from fieldmark.core.atomic import hash_json, replacing, write_json
-from fieldmark.core.errors import UsageError
 from fieldmark.core.records import ResultRow, Run, start_run
 from fieldmark.data.tables import ImageTable
 from fieldmark.models.device import pick_device
@@ -97,13 +96,7 @@ def run_diagnosis(
     """
     plan = make_diagnosis_plan(request)
     table = table or select_split(open_table(request.data, root=request.root), request.split)
-    names = request.class_names or table.classes
-    if len(names) != len(table.classes):
-        raise UsageError(
-            f"{len(names)} class names for {len(table.classes)} classes",
-            where=table.name,
-            mend=f"name these, in order: {', '.join(table.classes)}",
-        )
+    names = table.name_classes(request.class_names)
     told = report or (lambda phase, done, total: None)
     masked = choose_masks(request, table, names=names, report=told)
     material = _gather(request, table, masked)
@@ -133,7 +126,6 @@ def run_diagnosis(
     run.notes = {"left_out": masked.left_out, "masks": request.mask_source}
     _finish(run, material.table, encoder)
     drop_chunks(request.out)
-    write_diagnosis_page(request.out)
     return request.out
 
 
@@ -144,7 +136,7 @@ def _finish(run: Run, table: ImageTable, encoder: Encoder) -> None:
         "fingerprint": hash_json(list(table.hashes())),
     }
     run.weights = {"uri": encoder.spec.uri, "fingerprint": encoder.spec.fingerprint}
-    run.finish()
+    run.finish(write_diagnosis_page)
 
 
 def describe(

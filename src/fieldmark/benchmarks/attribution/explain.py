@@ -88,7 +88,6 @@ def run_explanation(request: ExplanationRequest, *, report: Report | None = None
     results, skipped = _explain(plan, material, report=report or (lambda phase, done, total: None))
     _keep(run, plan, material, results=results, skipped=skipped)
     _finish(run, material, encoder)
-    write_explanation_page(request.out)
     return request.out
 
 
@@ -159,5 +158,5 @@ def _finish(run: Run, material: Material, encoder: Encoder) -> None:
         "fingerprint": hash_json([hash_image(picture.path) for picture in material.pictures]),
     }
     run.weights = {"uri": encoder.spec.uri, "fingerprint": encoder.spec.fingerprint}
-    run.finish()
+    run.finish(write_explanation_page)
     shutil.rmtree(run.out / PARTS, ignore_errors=True)

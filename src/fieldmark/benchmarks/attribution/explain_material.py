@@ -18,7 +18,7 @@ from torch import Tensor
 from fieldmark.attribution.foreground import prepare_mask
 from fieldmark.benchmarks.attribution.explain_request import NO_MASK, ExplanationPlan
 from fieldmark.benchmarks.sources import open_table
-from fieldmark.core.errors import ImageError, MaskError, TableError, UsageError
+from fieldmark.core.errors import ImageError, MaskError, TableError
 from fieldmark.core.seeds import generator
 from fieldmark.data.images import read_grey, read_image
 from fieldmark.data.tables import ImageTable
@@ -90,12 +90,7 @@ def open_images(plan: ExplanationPlan) -> ImageTable | None:
     part = table if request.split is None else table.select(request.split)
     if not len(part):
         raise TableError("has no image", where=table.name, mend="choose another split")
-    if request.class_names and len(request.class_names) != len(table.classes):
-        raise UsageError(
-            f"{len(request.class_names)} class names for {len(table.classes)} classes",
-            where=table.name,
-            mend=f"name these, in order: {', '.join(table.classes)}",
-        )
+    table.name_classes(request.class_names)
     if request.limit >= len(part):
         return part
     chosen = generator(request.seed, "explain", "images").permutation(len(part))[: request.limit]

@@ -111,8 +111,7 @@ def run_plan(
     run.notes = {"skipped": skipped, "forwards": _count_forwards(measured)}
     run.data = {"name": table.name, "images": len(table), "content": hash_json(table.hashes())}
     run.weights = {"encoder": encoder.spec.fingerprint}
-    run.finish()
-    write_faithfulness_page(request.out)
+    run.finish(write_faithfulness_page)
     return request.out
 
 

@@ -22,7 +22,7 @@ from fieldmark.attribution.foreground import prepare_mask, share_foreground
 from fieldmark.attribution.perturbing import read_native, to_input
 from fieldmark.attribution.protocols import Protocol
 from fieldmark.benchmarks.attribution.faithfulness_request import Plan
-from fieldmark.core.errors import MaskError, TableError, UsageError
+from fieldmark.core.errors import MaskError, TableError
 from fieldmark.core.seeds import generator
 from fieldmark.data.columns import read_columns
 from fieldmark.data.tables import ImageTable
@@ -139,13 +139,7 @@ def gather_texts(plan: Plan, encoder: Encoder, table: ImageTable) -> Texts:
         TableError: a caption is empty.
     """
     request = plan.request
-    names = request.class_names or table.classes
-    if len(names) != len(table.classes):
-        raise UsageError(
-            f"{len(names)} class names for {len(table.classes)} classes",
-            where=table.name,
-            mend=f"name these, in order: {', '.join(table.classes)}",
-        )
+    names = table.name_classes(request.class_names)
     captions = read_captions(request.data, table) if request.task == "retrieval" else None
     if captions is None:
         with torch.inference_mode():

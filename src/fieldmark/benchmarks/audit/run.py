@@ -40,11 +40,10 @@ from fieldmark.benchmarks.export.base_model import find_base_model
 from fieldmark.benchmarks.sources import open_table
 from fieldmark.benchmarks.store import make_plain
 from fieldmark.core.atomic import hash_json
-from fieldmark.core.errors import FieldmarkError, UsageError
-from fieldmark.core.records import Run, start_run
+from fieldmark.core.errors import FieldmarkError
+from fieldmark.core.records import start_run
 from fieldmark.core.sealed import write_sealed_json
 from fieldmark.data.backgrounds import read_backgrounds
-from fieldmark.data.tables import ImageTable
 from fieldmark.models.device import pick_device
 from fieldmark.models.encoder import Encoder
 from fieldmark.models.load import load_encoder
@@ -80,12 +79,7 @@ def run_audit(
     started = time.monotonic()
     plan = make_audit_plan(request)
     table = open_table(request.data, root=request.root)
-    if request.class_names and len(request.class_names) != len(table.classes):
-        raise UsageError(
-            f"{len(request.class_names)} class names for {len(table.classes)} classes",
-            where=table.name,
-            mend=f"name these, in order: {', '.join(table.classes)}",
-        )
+    table.name_classes(request.class_names)
     loaded = list(encoders or ())
     for uri in request.models[len(loaded) :]:
         loaded.append(load_encoder(uri, device=pick_device(request.device)))
@@ -109,12 +103,15 @@ def run_audit(
     write_sealed_json(request.out / RECORD, make_plain({"schema": SCHEMA, **record}))
     run.add(list_rows(request, found, findings, loaded, dataset=table.name, split=material.split))
     run.notes = {"unreadable": dict(material.unreadable)}
-    _finish(run, material.judged, loaded)
-    write_audit_page(request.out)
-    write_audit_markdown(request.out)
     base = find_base_model(request.models[-1])
-    write_audit_card(request.out, licence=base.licence, base_repo=base.repo)
-    return request.out
+    write_card = functools.partial(write_audit_card, licence=base.licence, base_repo=base.repo)
+    run.data = {
+        "name": table.name,
+        "images": len(material.judged),
+        "fingerprint": hash_json(list(material.judged.hashes())),
+    }
+    run.weights = {one.spec.uri: one.spec.fingerprint for one in loaded}
+    return run.finish(write_audit_page, write_audit_markdown, write_card)
 
 
 def _measure(
@@ -164,7 +161,7 @@ def _swap(
         [one.heads for one in accuracy],
         material.sample,
         masks=material.masks,
-        names=request.class_names or material.sample.classes,
+        names=material.sample.name_classes(request.class_names),
         scenes_from=material.scenes,
         scene_masks=material.scene_masks,
         backgrounds=pool,
@@ -193,20 +190,10 @@ def _explain(
         part, images = judge_errors(request, encoder, material, number=number, report=report)
         found.sources.append(part)
         said.append(images)
-    names = request.class_names or material.sample.classes
+    names = material.sample.name_classes(request.class_names)
     with torch.inference_mode():
         texts = [
             np.asarray(ensemble_prompts(one, names, plan.templates).float().cpu().numpy())
             for one in encoders
         ]
     found.images = show_telling(request, encoders, material, said=said, texts=texts)
-
-
-def _finish(run: Run, table: ImageTable, encoders: Sequence[Encoder]) -> None:
-    run.data = {
-        "name": table.name,
-        "images": len(table),
-        "fingerprint": hash_json(list(table.hashes())),
-    }
-    run.weights = {one.spec.uri: one.spec.fingerprint for one in encoders}
-    run.finish()

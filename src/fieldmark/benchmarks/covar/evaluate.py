@@ -90,9 +90,8 @@ def run_covar_evaluation(request: CovarRequest, *, report: Report | None = None)
         "fingerprint": hash_json(list(images.table.hashes())),
     }
     run.weights = {one.uri: one.fingerprint for one in encoded}
-    run.finish()
+    run.finish(write_covar_page)
     shutil.rmtree(request.out / WORK, ignore_errors=True)
-    write_covar_page(request.out)
     return request.out
 
 
