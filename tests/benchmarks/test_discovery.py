@@ -65,7 +65,7 @@ def planted(tmp_path_factory):
 
 
 def read_page(out):
-    return (out / "page.html").read_text(encoding="utf-8")
+    return (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_planted_corner_comes_first_and_passes(planted):

@@ -126,7 +126,7 @@ def test_the_worst_group_is_mended_and_nothing_is_claimed_that_was_not_counted(f
     assert worst.before.value == 0
     assert worst.after.value > 0.9
     assert worst.interval.low > 0.5
-    assert "<h1>Worst-group accuracy rises from 0.00" in (mitigated / "page.html").read_text()
+    assert "<h1>Worst-group accuracy rises from 0.00" in (mitigated / "report.html").read_text()
 
 
 def test_the_cluster_no_longer_tells_right_from_wrong(mitigated):

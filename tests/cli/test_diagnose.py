@@ -34,7 +34,7 @@ def test_words_become_a_page_and_a_table(data, monkeypatch):
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0
     assert "Sources of errors" in result.output
-    assert (data / "run" / "page.html").is_file()
+    assert (data / "run" / "report.html").is_file()
 
 
 def test_an_unknown_rule_is_named(data):

@@ -63,7 +63,7 @@ def test_a_folder_of_images_gives_a_record_and_a_page(model, images, words, tmp_
     assert record.source == "grid:2x2"
     assert record.fingerprint == load_encoder(model).spec.fingerprint
     assert 3 <= len(record.regions.medoids) <= 5
-    assert f"page: {out / 'page.html'}" in capsys.readouterr().err
+    assert f"page: {out / 'report.html'}" in capsys.readouterr().err
     assert record.classes == ("a [b]cat", "dog")
     assert read_run(out)["arguments"]["clusters"] == "3-5"
     assert read_run(out)["seeds"] == [3]
@@ -95,7 +95,7 @@ def test_where_nothing_is_found_the_reason_is_printed(model, images, words, tmp_
     told = capsys.readouterr()
     assert "Nothing found in 2 clusters of regions" in told.err
     assert "No cluster is a candidate: all regions in a random order" in told.err
-    assert "<h1>Nothing found" in (out / "page.html").read_text()
+    assert "<h1>Nothing found" in (out / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

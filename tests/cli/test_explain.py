@@ -101,7 +101,7 @@ def test_an_image_and_a_text_give_maps_pictures_rows_and_a_page(image, mask, tmp
     for name in (one["picture"], one["clusters_picture"], text["maps"]["cci"]["picture"]):
         with Image.open(out / name) as opened:
             assert max(opened.size) == 224
-    page = (out / "page.html").read_text()
+    page = (out / "report.html").read_text()
     assert "a red &lt;b&gt;bird&lt;/b&gt;" in page
     assert "<b>bird</b>" not in page
     assert page.count("<img") == page.count(' alt="')
@@ -118,7 +118,7 @@ def test_all_methods_leave_out_with_the_reason_what_the_tower_does_not_bear(imag
     assert names[:3] == ["cci", "rise", "occlusion"]
     assert {"random", "centre"} <= set(names)
     assert "cannot be taken apart" in record["skipped"]["rollout"]
-    page = (out / "page.html").read_text()
+    page = (out / "report.html").read_text()
     assert "does not depend on the text" in page
     assert all(name in page for name in record["skipped"])
 
@@ -146,7 +146,7 @@ def test_a_text_without_support_is_flagged_in_words(image, tmp_path):
     call("--image", image, "--text", "green on green", "--out", out)
     [one] = json.loads((out / "explanation.json").read_text())["images"]
     assert one["texts"][0]["maps"]["cci"]["no_support"]
-    assert "nothing speaks for the text" in (out / "page.html").read_text()
+    assert "nothing speaks for the text" in (out / "report.html").read_text()
 
 
 def test_a_foreground_below_a_patch_is_reported_not_refused(image, tmp_path):
@@ -159,7 +159,7 @@ def test_a_foreground_below_a_patch_is_reported_not_refused(image, tmp_path):
     [one] = json.loads((out / "explanation.json").read_text())["images"]
     assert one["mask"]["resolvable"] is False
     assert one["texts"][0]["maps"]["cci"]["energy"] is None
-    assert "smaller than a patch" in (out / "page.html").read_text()
+    assert "smaller than a patch" in (out / "report.html").read_text()
     [row] = [row for row in read_rows(out) if row.metric == "energy_in_mask"]
     assert np.isnan(row.value)
     assert row.count == 0

@@ -77,7 +77,7 @@ def test_a_table_gives_a_record_rows_and_a_page(table, tmp_path, capsys):
     manifest = read_run(out)
     assert manifest["arguments"]["protocol"]["preset"] == "fieldmark"
     assert manifest["notes"]["forwards"]["shared_per_image"] == 3
-    page = (out / "page.html").read_text()
+    page = (out / "report.html").read_text()
     # The null in the middle is right here by construction, so nothing is ahead of it.
     assert "No method is told from a map that knows nothing" in page
     assert "Not measured" in page
@@ -155,7 +155,7 @@ def test_sanity_checks_are_recorded(table, tmp_path):
     # For the colour that is not there the map is flat, which has no rank: undefined, not 0.
     assert checks["occlusion", "text"]["value"] is None
     assert checks["occlusion", "text"]["undefined"] > 0
-    assert "Sanity checks" in (out / "page.html").read_text()
+    assert "Sanity checks" in (out / "report.html").read_text()
 
 
 def test_settings_of_two_things_need_a_prefix():

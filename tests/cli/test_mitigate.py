@@ -80,7 +80,7 @@ def test_mitigate_leaves_an_encoder_that_open_clip_loads(model, images, found, t
     assert "Split test" in told.out
     assert "Gap G of cluster 1" in told.out
     assert f"encoder: {out / 'encoder'}" in told.err
-    assert (out / "page.html").is_file()
+    assert (out / "report.html").is_file()
     trained, start = load_encoder(str(out)), load_encoder(model)
     run = read_run(out)
     assert run["weights"] == {

@@ -60,7 +60,7 @@ def build_audit(out: Path, *, encoders: int = 1, images: int = 12) -> Path:
     """Write a full `audit.json` with its pictures and return OUT."""
     values = make_values(encoders=encoders, images=images)
     draw_all(out, values)
-    page = out / "parts" / "discover-0" / "page.html"
+    page = out / "parts" / "discover-0" / "report.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("<!doctype html><title>part</title>", encoding="utf-8")
     return write_values(out, values)
@@ -159,7 +159,7 @@ def make_values(*, encoders: int, images: int) -> dict[str, Any]:
         ],
         "not_tested": ["other prompts than the 40 of the default ensemble",
                        "photographs that are not cut-outs"],
-        "parts": [{"title": "Regions", "page": "parts/discover-0/page.html"}],
+        "parts": [{"title": "Regions", "page": "parts/discover-0/report.html"}],
         "command": "fieldmark audit --model packaged:dinov2-small@98 --data stamps --out out",
         "seconds": 412.5,
     }  # fmt: skip
@@ -197,7 +197,7 @@ def make_discovery(encoder: int) -> dict[str, Any]:
 
     return {
         "encoder": encoder, "images": 240, "clusters": 24, "reason": "",
-        "page": f"parts/discover-{encoder}/page.html",
+        "page": f"parts/discover-{encoder}/report.html",
         "findings": [region(7, "mammal", 0.38, 0.004, ["pond", "shore", "reeds"]),
                      region(12, "bird", 0.16, 0.21, ["meadow", "grass"])],
     }  # fmt: skip
@@ -209,7 +209,7 @@ def make_sources(encoder: int) -> dict[str, Any]:
             ("undecided", "undecided", 0.12, 0.27, None)]  # fmt: skip
     return {
         "encoder": encoder, "rule": "causal", "errors": 74, "images": 240,
-        "page": f"parts/diagnose-{encoder}/page.html",
+        "page": f"parts/diagnose-{encoder}/report.html",
         "shares": [{"source": source, "title": title, "share": fig(share, 0.11, count=74),
                     "null": fig(null, 0.02, count=74), "corrected": fig(corrected, 0.15, count=74)}
                    for source, title, share, null, corrected in rows],

@@ -134,7 +134,7 @@ def test_the_states_are_said_in_words(tmp_path):
     assert "Accuracy is 31.0 points lower [21.0, 41.0] (60 objects); more than chance" in text
     assert "the whole interval lies below 5 points" in text
     assert "cannot be told with these 60 images" in text
-    assert '<a href="./parts/discover-0/page.html">Regions</a>' in text
+    assert '<a href="./parts/discover-0/report.html">Regions</a>' in text
     assert "fieldmark bap --model packaged:dinov2-small@98 --foregrounds stamps" in text
     assert "<td>only 1 of 12 pools has scenes enough</td>" in text
     assert "2 objects were left out: their masks are empty" in text

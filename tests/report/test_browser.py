@@ -35,7 +35,7 @@ LIGHT = "--blink-settings=preferredColorScheme=1"
 # Chromium has a smallest window, so a phone is a frame that reports to the page around it.
 FRAME = """<!doctype html><meta name="color-scheme" content="light dark"><pre id="result"></pre>
 <script>addEventListener("message", (m) => {{ result.textContent = m.data; }});</script>
-<iframe src="page.html" style="border:0;width:{width}px;height:900px"></iframe>"""
+<iframe src="report.html" style="border:0;width:{width}px;height:900px"></iframe>"""
 PROBE = """<script>
 const problems = [];
 addEventListener("error", (event) => problems.push(event.message));
@@ -95,7 +95,7 @@ def _probe(page: Path, width: int, scheme: str, folder: Path) -> dict[str, Any]:
     source = page.read_text(encoding="utf-8")
     source = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', PROBE, source)
     folder.mkdir()
-    (folder / "page.html").write_text(source, encoding="utf-8")
+    (folder / "report.html").write_text(source, encoding="utf-8")
     (folder / "frame.html").write_text(FRAME.format(width=width), encoding="utf-8")
     flags = (DARK if scheme == "dark" else LIGHT, f"--window-size={max(width, 600) + 40},1000")
     document, console = browse(folder / "frame.html", folder / "profile", *flags)

@@ -182,7 +182,7 @@ def test_a_candidate_shows_its_figures_and_both_kinds_of_examples(tmp_path):
     assert "-0.20 [-0.30, -0.10]" in page
     assert '0.60</span> <span class="interval">[0.20, 0.90]' in page
     assert "One image only, so no gap: newt." in page
-    reader = read_html(out / "page.html")
+    reader = read_html(out / "report.html")
     assert len(reader.images) == 2 * 2 + 2 + 1
     assert all(image["alt"] for image in reader.images)
     assert "Region of a.jpg, dog, taken for cat" in {image["alt"] for image in reader.images}
@@ -301,7 +301,7 @@ def test_at_360_pixels_nothing_runs_off_the_side(tmp_path):
       parent.postMessage(JSON.stringify([document.documentElement.scrollWidth, broken]), "*");
     });</script>"""
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', probe, source.read_text())
-    (tmp_path / "page.html").write_text(text)
+    (tmp_path / "report.html").write_text(text)
     (tmp_path / "frame.html").write_text(FRAME.format(width=360))
     document, console = browse(tmp_path / "frame.html", tmp_path / "p", "--window-size=640,1000")
     found = re.search(r'<pre id="result">(.+?)</pre>', document)

@@ -292,7 +292,7 @@ def test_at_360_pixels_nothing_runs_off_the_side(tmp_path):
     });</script>"""
     text = write_mitigation_page(out).read_text()
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', probe, text)
-    (tmp_path / "page.html").write_text(text)
+    (tmp_path / "report.html").write_text(text)
     (tmp_path / "frame.html").write_text(FRAME.format(width=360))
     document, console = browse(tmp_path / "frame.html", tmp_path / "p", "--window-size=640,1000")
     found = re.search(r'<pre id="result">(.+?)</pre>', document)

@@ -2,7 +2,7 @@
 
     OUT/discovery.json, OUT/regions.safetensors    see `benchmarks.discovery_record`
     OUT/results.jsonl                              accuracy, and the figures of each candidate
-    OUT/page.html                                  the page
+    OUT/report.html                                the page
 
 Images and regions are embedded once and kept in the cache, so a run that was stopped goes on where
 it was. Shape letters: n images, R regions, C clusters, Y labels, D embedding dimensions.

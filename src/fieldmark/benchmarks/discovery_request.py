@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fieldmark.benchmarks.arguments import list_arguments
 from fieldmark.benchmarks.discovery_search import choose_selection
 from fieldmark.benchmarks.runs import choose_templates
 from fieldmark.core.errors import UsageError
@@ -82,12 +82,8 @@ class DiscoveryRequest:
 
     def arguments(self) -> dict[str, Any]:
         """Return as JSON values what decides the figures."""
-        left_out = {"out", "batch_size", "device", "resume"}
-        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in left_out}
-        for name in ("root", "vocabulary"):
-            values[name] = None if values[name] is None else str(values[name])
-        values["clusters"] = self.clusters if not self.clusters else write_clusters(self.clusters)
-        return {**values, "class_names": list(self.class_names)}
+        clusters = self.clusters if not self.clusters else write_clusters(self.clusters)
+        return {**list_arguments(self), "clusters": clusters}
 
 
 def parse_clusters(text: str) -> Range:

@@ -4,7 +4,7 @@
     OUT/training/          checkpoint, losses and held-out losses
     OUT/mitigation.json    what was trained away and counted, every figure before and after
     OUT/results.jsonl      the same figures, a row each
-    OUT/page.html          the page
+    OUT/report.html        the page
 
 Pixels are decoded once into the cache, embeddings are kept there, and training goes on from its
 last checkpoint, so a run that was stopped goes on where it was, to the same weights on a CPU.

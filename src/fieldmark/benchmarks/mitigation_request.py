@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fieldmark.benchmarks.arguments import list_arguments
 from fieldmark.benchmarks.discovery_record import DiscoveryRecord, read_discovery
 from fieldmark.benchmarks.sources import open_table
 from fieldmark.core.atomic import hash_json
@@ -71,20 +71,7 @@ class MitigationRequest:
 
     def arguments(self) -> dict[str, Any]:
         """Return as JSON values what decides weights and figures."""
-        left_out = {"out", "batch_size", "device", "resume", "config"}
-        values = {
-            one.name: getattr(self, one.name)
-            for one in dataclasses.fields(self)
-            if one.name not in left_out
-        }
-        return {
-            **values,
-            "discovery": str(self.discovery),
-            "root": None if self.root is None else str(self.root),
-            "clusters": list(self.clusters),
-            "splits": list(self.splits),
-            "config": self.config.model_dump(mode="json"),
-        }
+        return list_arguments(self)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -110,7 +110,7 @@ def audit(
         resume=resume,
     )
     with show_progress() as report:
-        run_audit(request, report=lambda phase, done, total: report(phase, done, total, ""))
+        run_audit(request, report=report)
     print_audit(out)
 
 

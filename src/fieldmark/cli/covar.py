@@ -157,7 +157,7 @@ def build(
             origin=_find_origin(foregrounds, backgrounds),
             workers=workers,
             resume=resume,
-            on_progress=lambda phase, done, total: report(phase, done, total, ""),
+            on_progress=report,
         )
     _print_counts(open_covar(out))
 

@@ -84,7 +84,7 @@ def evaluate(
 ) -> None:
     """Name every image of a COVAR, and say what each change costs and what drove the errors.
 
-    Writes OUT/page.html, OUT/covar.json, OUT/predictions.csv and OUT/results.jsonl.
+    Writes OUT/report.html, OUT/covar.json, OUT/predictions.csv and OUT/results.jsonl.
     """
     from fieldmark.benchmarks.covar.evaluate import run_covar_evaluation
     from fieldmark.benchmarks.covar.request import CovarRequest
@@ -108,9 +108,7 @@ def evaluate(
         resume=resume,
     )  # fmt: skip
     with show_progress() as report:
-        run_covar_evaluation(
-            request, report=lambda phase, done, total: report(phase, done, total, "")
-        )
+        run_covar_evaluation(request, report=report)
     print_evaluation(out)
 
 

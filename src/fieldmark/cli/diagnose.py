@@ -98,7 +98,7 @@ def diagnose(
 ) -> None:
     """Say of each prediction whether the object or the background drove it, against chance.
 
-    Writes OUT/page.html, OUT/diagnosis.json, OUT/maps.safetensors and OUT/results.jsonl.
+    Writes OUT/report.html, OUT/diagnosis.json, OUT/maps.safetensors and OUT/results.jsonl.
     """
     from fieldmark.benchmarks.attribution.diagnosis import run_diagnosis
     from fieldmark.benchmarks.attribution.diagnosis_request import DiagnosisRequest, parse_rules
@@ -129,7 +129,7 @@ def diagnose(
         resume=resume,
     )
     with show_progress() as report:
-        run_diagnosis(request, report=lambda phase, done, total: report(phase, done, total, ""))
+        run_diagnosis(request, report=report)
     print_diagnosis(out)
 
 

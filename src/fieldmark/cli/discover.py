@@ -110,7 +110,7 @@ def discover(
 ) -> None:
     """Find clusters of regions that a model spuriously ties to a class, with pictures.
 
-    Writes OUT/page.html, OUT/discovery.json, OUT/regions.safetensors and OUT/results.jsonl. What
+    Writes OUT/report.html, OUT/discovery.json, OUT/regions.safetensors and OUT/results.jsonl. What
     was embedded before with the same weights comes from the cache.
     """
     from fieldmark.benchmarks.discovery import run_discovery
@@ -147,7 +147,7 @@ def discover(
         run_discovery(
             request,
             engine=chosen,
-            report=lambda phase, done, total: report(phase, done, total, ""),
+            report=report,
         )
     print_discovery(out)
 

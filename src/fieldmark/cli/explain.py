@@ -88,7 +88,7 @@ def explain(
 ) -> None:
     """Show which parts of an image speak for a text, by one method or by all.
 
-    Writes OUT/page.html, OUT/explanation.json, OUT/maps.safetensors, OUT/results.jsonl and the
+    Writes OUT/report.html, OUT/explanation.json, OUT/maps.safetensors, OUT/results.jsonl and the
     overlays in OUT/pictures. Of all methods those that the encoder does not bear are left out with
     the reason.
     """
@@ -117,7 +117,7 @@ def explain(
         resume=resume,
     )
     with show_progress() as report:
-        run_explanation(request, report=lambda phase, done, total: report(phase, done, total, ""))
+        run_explanation(request, report=report)
     print_explanation(out)
 
 

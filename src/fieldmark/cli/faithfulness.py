@@ -86,7 +86,7 @@ def faithfulness(
 ) -> None:
     """Measure which attribution method to believe, by deleting and inserting pixels.
 
-    Writes OUT/page.html, OUT/faithfulness.json, OUT/results.jsonl, and under OUT/batches the maps
+    Writes OUT/report.html, OUT/faithfulness.json, OUT/results.jsonl, and under OUT/batches the maps
     and curves of each image. Methods that the encoder does not bear are listed with the reason.
     """
     from fieldmark.attribution.config import AttributionConfig
@@ -120,7 +120,7 @@ def faithfulness(
         resume=resume,
     )
     with show_progress() as report:
-        run_faithfulness(request, report=lambda phase, done, total: report(phase, done, total, ""))
+        run_faithfulness(request, report=report)
     print_faithfulness(out)
 
 

@@ -102,7 +102,7 @@ def mitigate(
     """Fine-tune an encoder so that it ignores a discovered cluster of regions (RaVL).
 
     Trains the image tower against the text tower as it is, and measures before and after. Writes
-    OUT/encoder, which the encoder's own library loads, OUT/page.html, OUT/mitigation.json and
+    OUT/encoder, which the encoder's own library loads, OUT/report.html, OUT/mitigation.json and
     OUT/results.jsonl. Settings are those of the paper: up to 100 epochs in batches of 128, which
     --set batch_size=32 or --set epochs=10 change.
     """

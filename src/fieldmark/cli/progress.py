@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -21,10 +22,15 @@ from rich.progress import (
 
 # Tables go to standard output, everything that passes by goes to standard error.
 console = Console(stderr=True)
-# Called with the name of a phase, units done, units in all and a note ("loss 0.12").
-Report = Callable[[str, int, int, str], None]
 # How often a log that nobody watches gets a line, in seconds.
 LOG_EVERY = 20.0
+
+
+class Report(Protocol):
+    """Tells how far a run is."""
+
+    def __call__(self, phase: str, done: int, total: int, note: str = "") -> None:
+        """Tell the name of a phase, units done, units in all and a note ("loss 0.12")."""
 
 
 @contextmanager
@@ -34,7 +40,7 @@ def show_progress() -> Iterator[Report]:
     Under `torchrun` only the first process shows anything.
     """
     if os.environ.get("RANK", "0") != "0":
-        yield lambda phase, done, total, note: None
+        yield lambda phase, done, total, note="": None
     elif console.is_terminal:
         with _show_bars() as report:
             yield report
@@ -49,7 +55,7 @@ def _show_bars() -> Iterator[Report]:
     with Progress(*columns, *times, console=console) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def report(phase: str, done: int, total: int, note: str) -> None:
+        def report(phase: str, done: int, total: int, note: str = "") -> None:
             if phase not in tasks:
                 tasks[phase] = bars.add_task(phase, total=total, note=note)
             bars.update(tasks[phase], completed=done, total=total, note=note)
@@ -61,7 +67,7 @@ def _write_lines() -> Report:
     started: dict[str, tuple[float, int]] = {}
     written: dict[str, float] = {}
 
-    def report(phase: str, done: int, total: int, note: str) -> None:
+    def report(phase: str, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
         since, first = started.setdefault(phase, (now, done))
         if done < total and now - written.setdefault(phase, now) < LOG_EVERY:

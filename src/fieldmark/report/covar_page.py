@@ -1,4 +1,4 @@
-"""The page of `covar evaluate`: `OUT/page.html`, one file that needs nothing beside it.
+"""The page of `covar evaluate`: `OUT/report.html`, one file that needs nothing beside it.
 
 It reads `OUT/run.json`, `OUT/covar.json` and the pictures under `OUT/page/`, never a model.
 """
@@ -38,7 +38,7 @@ from fieldmark.report.html import render_page
 from fieldmark.report.pictures import embed_thumbnail
 from fieldmark.report.stored import refusing_damage
 
-PAGE = "page.html"
+PAGE = "report.html"
 PAPER = "Concept Regions Matter (2025), arXiv 2511.12978, sections 4 and 5."
 SOURCE_NOTE = (
     "Shares are of the errors that were explained. By chance: what the rule says of the same masks "

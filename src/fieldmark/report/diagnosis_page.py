@@ -1,4 +1,4 @@
-"""The page of a diagnosis: `OUT/page.html`, one file that needs nothing beside it.
+"""The page of a diagnosis: `OUT/report.html`, one file that needs nothing beside it.
 
 It reads `OUT/run.json`, `OUT/diagnosis.json` and the pictures under `OUT/page/`, never a model.
 """
@@ -37,7 +37,7 @@ from fieldmark.report.html import render_page
 from fieldmark.report.pictures import embed_thumbnail
 from fieldmark.report.stored import refusing_damage
 
-PAGE = "page.html"
+PAGE = "report.html"
 PAPER = "Concept Regions Matter (2025), arXiv 2511.12978, section 3.1 and appendix A.3."
 # Characters of all pictures together; the page stays below 5 MB.
 BUDGET = 4_300_000

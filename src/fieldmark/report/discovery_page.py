@@ -1,4 +1,4 @@
-"""The page of a discovery: `OUT/page.html`, one file that needs nothing beside it.
+"""The page of a discovery: `OUT/report.html`, one file that needs nothing beside it.
 
 It reads `OUT/run.json`, `OUT/discovery.json` and the pictures under `OUT/page/`, never a model.
 """
@@ -39,7 +39,7 @@ from fieldmark.report.names import DASH, write_number
 from fieldmark.report.pictures import embed_thumbnail
 from fieldmark.report.stored import refusing_damage
 
-PAGE = "page.html"
+PAGE = "report.html"
 PAPER = (
     "Varma, Delbrouck, Chen, Chaudhari and Langlotz (2024). RaVL: Discovering and Mitigating "
     "Spurious Correlations in Fine-Tuned Vision-Language Models."

@@ -1,4 +1,4 @@
-"""The page of an explanation: `OUT/page.html`, one file that needs nothing beside it.
+"""The page of an explanation: `OUT/report.html`, one file that needs nothing beside it.
 
 It reads `OUT/run.json`, `OUT/explanation.json` and the pictures that this names, never a model.
 """
@@ -42,7 +42,7 @@ from fieldmark.report.names import DASH, write_number
 from fieldmark.report.pictures import embed_thumbnail
 from fieldmark.report.stored import refusing_damage
 
-PAGE = "page.html"
+PAGE = "report.html"
 PAPER = "Concept Regions Matter: Benchmarking CLIP with a New Cluster-Importance Approach (2025)."
 # Characters of all pictures together; the page stays below 5 MB.
 BUDGET = 4_300_000

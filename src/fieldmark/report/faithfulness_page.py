@@ -1,4 +1,4 @@
-"""The page of a faithfulness run: `OUT/page.html`, one file that needs nothing beside it.
+"""The page of a faithfulness run: `OUT/report.html`, one file that needs nothing beside it.
 
 It reads `OUT/run.json` and `OUT/faithfulness.json`, never a model.
 """
@@ -26,7 +26,7 @@ from fieldmark.report.faithfulness_words import write_lead, write_sentences, wri
 from fieldmark.report.html import render_page
 from fieldmark.report.stored import refusing_damage
 
-PAGE = "page.html"
+PAGE = "report.html"
 PAPER = "Concept Regions Matter: Benchmarking CLIP with a New Cluster-Importance Approach (2025)."
 _PLACES = {
     "energy": "Energy in the mask",

@@ -1,4 +1,4 @@
-"""The page of a mitigation: `OUT/page.html`, one file that needs nothing beside it.
+"""The page of a mitigation: `OUT/report.html`, one file that needs nothing beside it.
 
 It reads `OUT/run.json`, `OUT/mitigation.json` and the pictures under `OUT/page/`, never a model.
 """

@@ -105,7 +105,7 @@ def test_every_figure_is_a_row_with_its_count(finished):
 
 
 def test_the_page_shows_every_rule_beside_its_null(finished):
-    page = (finished / "page.html").read_text()
+    page = (finished / "report.html").read_text()
     assert "The background drove 100.0 % of 12 errors" in page
     for words in ("causal: remove its tokens", "density: mean of the map", "paper: larger IoU"):
         assert words in page

@@ -115,7 +115,7 @@ def test_made_masks_are_flagged_and_come_to_what_the_same_given_masks_do(data, d
     assert made["mask_quality"]["stability"] == truth["mask_quality"]["stability"]
     assert any("no person drew the masks: img-focus did" in note for note in made["notes"])
     assert not any("no person" in note for note in truth["notes"])
-    page = (out / "page.html").read_text()
+    page = (out / "report.html").read_text()
     assert "made by img-focus" in page
     assert "The outlines are automatic, by img-focus" in page
 
@@ -241,7 +241,7 @@ def test_masks_are_counted_by_verdict_and_reason_and_stay_in(data):
     assert rows["", "masks_suspect"].value == pytest.approx(1 / 12)
     assert rows["", "masks_good"].count == 12
     assert rows["rule=density,mask-radius=+1", "background_flipped_errors"].count > 0
-    page = (out / "page.html").read_text()
+    page = (out / "report.html").read_text()
     assert "9 good, 1 suspect, 2 unusable; all are counted." in page
     assert "because: in fragments" in page
 

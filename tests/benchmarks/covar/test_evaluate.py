@@ -74,7 +74,7 @@ def test_a_run_leaves_figures_predictions_and_a_page(data, tmp_path, fake):
     assert first["accuracy"]["scale"]["count"] == 16
     assert second["accuracy"]["background"]["value"] == 1.0
     assert record["comparisons"][0]["first"] == "1.0"
-    page = (out / "page.html").read_text()
+    page = (out / "report.html").read_text()
     assert "Accuracy by subset" in page
     assert "What limits it" in page
     assert "data:image/jpeg" in page
@@ -103,7 +103,7 @@ def test_source_shares_of_each_column_sum_to_one(data, tmp_path, fake):
 def test_an_encoder_that_fails_is_named_and_the_others_go_on(data, tmp_path, fake):
     request = ask(data, tmp_path / "run", models=("broken", "0.0"), rules="none")
     out = run_covar_evaluation(request)
-    assert "Left out: broken: broken: holds no weights" in (out / "page.html").read_text()
+    assert "Left out: broken: broken: holds no weights" in (out / "report.html").read_text()
 
 
 def test_no_encoder_that_answers_is_an_error(data, tmp_path, fake):
@@ -167,7 +167,7 @@ def test_words_become_a_page_and_tables(data, tmp_path, fake):
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0
     assert "Accuracy by subset" in result.output
-    assert (tmp_path / "run" / "page.html").is_file()
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_class_means_come_from_objects_that_are_not_judged(data, tmp_path, fake):

@@ -3,7 +3,7 @@
     OUT/diagnosis.json       shares by rule and group, and what each rule says of each image
     OUT/maps.safetensors     maps, clusters, parts of the grid and drops, by image
     OUT/results.jsonl        each share, its null, and what is left beyond chance
-    OUT/page.html            the page
+    OUT/report.html          the page
 
 Images are measured a chunk at a time, so a run that was stopped goes on where it was.
 """

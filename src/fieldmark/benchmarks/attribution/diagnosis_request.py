@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -11,6 +10,7 @@ from fieldmark.attribution.config import AttributionConfig
 from fieldmark.attribution.error_nulls import DRAWS
 from fieldmark.attribution.error_sources import MAP_RULES, RULES, Rule, Score
 from fieldmark.attribution.methods import Method, find_method
+from fieldmark.benchmarks.arguments import list_arguments
 from fieldmark.benchmarks.runs import choose_templates
 from fieldmark.core.errors import UnknownNameError, UsageError
 
@@ -77,11 +77,7 @@ class DiagnosisRequest:
 
     def arguments(self) -> dict[str, Any]:
         """Return as JSON values what decides the figures."""
-        left_out = {"out", "batch_size", "device", "resume"}
-        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in left_out}
-        for name in ("root", "masks", "other_masks"):
-            values[name] = None if values[name] is None else str(values[name])
-        return {**values, "class_names": list(self.class_names), "rules": list(self.rules)}
+        return list_arguments(self)
 
 
 class DiagnosisPlan(NamedTuple):

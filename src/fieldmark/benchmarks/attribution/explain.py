@@ -4,7 +4,7 @@ OUT/explanation.json    images, texts, methods, flags, what a cluster is worth, 
 OUT/maps.safetensors    signed maps, clusters and drops, `IMAGE/METHOD/KIND`, and similarities
 OUT/results.jsonl       similarity, drop of each cluster, energy in the mask
 OUT/pictures/           overlays, see `explain_pictures`
-OUT/page.html           the page
+OUT/report.html         the page
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from fieldmark.attribution.config import AttributionConfig
 from fieldmark.attribution.methods import METHODS, find_method
+from fieldmark.benchmarks.arguments import list_arguments
 from fieldmark.benchmarks.runs import choose_templates
 from fieldmark.core.errors import UsageError
 
@@ -63,13 +63,7 @@ class ExplanationRequest:
 
     def arguments(self) -> dict[str, Any]:
         """Return what decides the maps, as JSON values."""
-        left_out = {"out", "device", "resume", "config"}
-        names = [one.name for one in dataclasses.fields(self) if one.name not in left_out]
-        values = {name: getattr(self, name) for name in names}
-        values["root"] = None if self.root is None else str(self.root)
-        values["images"] = [str(path) for path in self.images]
-        for name in ("texts", "class_names", "methods", "masks"):
-            values[name] = list(values[name])
+        values = list_arguments(self, left_out=("config",))
         return {**values, "attribution": self.config.model_dump()}
 
 

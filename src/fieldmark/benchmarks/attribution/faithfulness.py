@@ -3,7 +3,7 @@
     OUT/batches/METHOD/*.safetensors    maps and curves of each image, see `faithfulness_batches`
     OUT/faithfulness.json               areas, differences, curves, costs
     OUT/results.jsonl                   one row a figure
-    OUT/page.html                       the page
+    OUT/report.html                     the page
 
 Every batch of every method is kept at once, so a run that was stopped goes on where it was and
 comes to the same figures.

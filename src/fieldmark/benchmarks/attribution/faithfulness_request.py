@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from fieldmark.attribution.config import AttributionConfig
 from fieldmark.attribution.methods import METHODS, find_method
 from fieldmark.attribution.protocols import Protocol, find_protocol
+from fieldmark.benchmarks.arguments import list_arguments
 from fieldmark.benchmarks.runs import choose_templates
 from fieldmark.core.errors import UsageError
 
@@ -72,15 +72,8 @@ class FaithfulnessRequest:
 
     def arguments(self) -> dict[str, Any]:
         """Return as JSON values what decides the figures; batches are kept, so their size does."""
-        left_out = {"out", "device", "resume", "protocol", "config"}
-        names = [one.name for one in dataclasses.fields(self) if one.name not in left_out]
-        values = {name: getattr(self, name) for name in names}
-        values["root"] = None if self.root is None else str(self.root)
-        for name in ("methods", "class_names"):
-            values[name] = list(values[name])
         return {
-            **values,
-            "protocol": self.protocol.model_dump(),
+            **list_arguments(self, left_out=("config",)),
             "changed": self.protocol.changed(),
             "attribution": self.config.model_dump(),
         }

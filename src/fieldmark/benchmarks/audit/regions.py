@@ -97,7 +97,7 @@ def search_regions(
             "images": len(material.sample),
             "clusters": len(record.regions.medoids),
             "reason": record.reason,
-            "page": f"parts/{folder.name}/page.html",
+            "page": f"parts/{folder.name}/report.html",
             "findings": findings,
         },
         lead=min(suspects, key=lambda one: one["adjusted_p_value"], default=None),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from fieldmark.benchmarks.arguments import list_arguments
 from fieldmark.benchmarks.runs import choose_templates
 from fieldmark.core.errors import UnknownNameError, UsageError
 from fieldmark.models.embed import Precision
@@ -71,11 +71,7 @@ class AuditRequest:
 
     def arguments(self) -> dict[str, Any]:
         """Return as JSON values what decides the figures."""
-        left_out = {"out", "batch_size", "device", "resume"}
-        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in left_out}
-        for name in ("root", "masks", "backgrounds"):
-            values[name] = None if values[name] is None else str(values[name])
-        return {**values, "class_names": list(self.class_names)}
+        return list_arguments(self)
 
     @property
     def models(self) -> tuple[str, ...]:

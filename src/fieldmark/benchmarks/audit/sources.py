@@ -99,7 +99,7 @@ def judge_errors(
         "rule": RULE,
         "errors": errors.images,
         "images": len(material.sample),
-        "page": f"parts/{folder.name}/page.html",
+        "page": f"parts/{folder.name}/report.html",
         "shares": shares,
     }
     return part, list(parts.values["predictions"])

@@ -3,7 +3,7 @@
     OUT/covar.json         every figure: Tables 3, 4 and 7 and Figures 6 to 8 of the paper
     OUT/predictions.csv    what each encoder says of each image
     OUT/results.jsonl      each figure with its interval and count
-    OUT/page.html          the page
+    OUT/report.html        the page
 
 Embeddings are cached by content and errors are explained a chunk at a time (OUT/work), so a run
 that was stopped goes on where it was.

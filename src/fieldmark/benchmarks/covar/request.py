@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from fieldmark.attribution.error_nulls import DRAWS
 from fieldmark.attribution.error_sources import Rule
+from fieldmark.benchmarks.arguments import list_arguments
 from fieldmark.benchmarks.attribution.diagnosis_request import parse_rules
 from fieldmark.benchmarks.runs import choose_templates
 from fieldmark.core.errors import UsageError
@@ -60,9 +60,7 @@ class CovarRequest:
 
     def arguments(self) -> dict[str, Any]:
         """Return as JSON values what decides the figures."""
-        left_out = {"out", "batch_size", "device", "resume"}
-        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in left_out}
-        return {**values, "data": str(self.data), "models": list(self.models)}
+        return list_arguments(self)
 
 
 class CovarPlan(NamedTuple):

@@ -15,7 +15,7 @@ from fieldmark.core.records import RESULTS, RUN, ResultRow, read_rows, read_run
 # Where verbs leave the losses of each optimiser step; the page's copy names the methods.
 LOSSES = ("page/loss.jsonl", "training/loss.jsonl", "training/*/loss.jsonl")
 PICTURES = frozenset({".png", ".jpg", ".jpeg"})
-FILES = (RUN, RESULTS, "audit.json", "model_card.md", "report.html", "page.html")
+FILES = (RUN, RESULTS, "audit.json", "model_card.md", "report.html")
 NAMED_BY = ("dataset", "encoder", "setting")
 
 
