@@ -2,19 +2,23 @@
 
     python benchmarks/scale_estimate.py embed --images 1e9 --rate 2841 --hosts 8 --gpus 8 --price 2
     python benchmarks/scale_estimate.py bap --objects 1e6 --rate 2841 --training-rate 393 --price 2
+    python benchmarks/scale_estimate.py decoding FOLDER
 
-Nothing is measured here. A rate is in images a second of one GPU (or of one worker on a CPU); the
-`share` of it that a run reaches, what a thread decodes, and the price of a GPU's hour are
-assumptions, and are printed. Images are read by 4 threads for each GPU, which is often less than
-the GPU could embed; composites come from prepared pixels and need no decoding.
+The first two measure nothing; the third says what to give as `--decoding`. A rate is in images a
+second of one GPU (or of one worker on a CPU); the `share` of it that a run reaches, what a thread
+decodes, and the price of a GPU's hour are assumptions, and are printed. Images are read by 4
+threads for each GPU, which is often less than the GPU could embed; composites come from prepared
+pixels and need no decoding.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 # As in `models.embed`, `methods.bap.anchors` and `methods.bap.config`.
 SHARD, PART, SCALES, READERS = 512, 256, 8, 4
@@ -150,6 +154,33 @@ def estimate_bap(
     }
 
 
+def measure_decoding(folder: Path, *, side: int, count: int = 400) -> dict[str, float]:
+    """Read, decode and resize images of a folder in one thread, as for an encoder.
+
+    Args:
+        folder: of images, at any depth.
+        side: S, pixels of a side of the encoder's input.
+        count: how many at most, spread over the folder.
+    """
+    from fieldmark.data.images import list_images, read_image
+    from fieldmark.models.preprocess import preprocess_image
+    from fieldmark.testing import FakeEncoder
+
+    spec = replace(FakeEncoder().spec, image_size=side, interpolation="bicubic", resize="shortest")
+    paths = list_images(folder)
+    paths = paths[:: -(-len(paths) // count)]
+    # What others do on the machine does not count.
+    start = time.thread_time()
+    for path in paths:
+        preprocess_image(read_image(path), spec=spec)
+    seconds = time.thread_time() - start
+    return {
+        "images": len(paths),
+        "KB an image": sum(path.stat().st_size for path in paths) / len(paths) / 1000,
+        "images/s of a thread": len(paths) / seconds,
+    }
+
+
 def format_table(values: dict[str, float]) -> Iterator[str]:
     r"""Yield the lines of a Markdown table.
 
@@ -172,6 +203,9 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     embed, bap = verbs.add_parser("embed"), verbs.add_parser("bap")
+    decoding = verbs.add_parser("decoding")
+    decoding.add_argument("folder", type=Path, help="of images")
+    decoding.add_argument("--side", type=int, default=224, help="S")
     embed.add_argument("--images", type=float, required=True)
     embed.add_argument("--image-bytes", type=float, default=110_000, help="mean size of a file")
     bap.add_argument("--objects", type=float, required=True, help="N")
@@ -194,6 +228,9 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     given = read_arguments()
+    if given.verb == "decoding":
+        print(*format_table(measure_decoding(given.folder, side=given.side)), sep="\n")
+        return
     cluster = Cluster(
         hosts=given.hosts,
         gpus=given.gpus,

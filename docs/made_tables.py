@@ -14,6 +14,7 @@ from pathlib import Path
 from made_settings import tabulate_settings
 
 from fieldmark.benchmarks.methods import METHODS
+from fieldmark.benchmarks.suites import SUITES
 from fieldmark.report.names import DASH, HEADS, METRICS
 from fieldmark.report.names import METHODS as RECIPES
 from fieldmark.report.published import Reference, read_references
@@ -253,6 +254,16 @@ def format_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([drawn[0], "|" + "---|" * len(head), *drawn[1:]])
 
 
+def list_suites(words: str) -> str:
+    """Return the suites of `fieldmark bench` and what each asks.
+
+    Args:
+        words: `all`.
+    """
+    rows = [[f"`{suite.name}`", suite.summary] for suite in SUITES.values() if words == "all"]
+    return format_table(["suite", "what"], rows)
+
+
 CURVES = ("deletion", "insertion")
 KINDS: Mapping[str, Callable[[str], str]] = {
     "compare": compare_method,
@@ -262,4 +273,5 @@ KINDS: Mapping[str, Callable[[str], str]] = {
     "faithfulness": compare_faithfulness,
     "result": include_result,
     "settings": tabulate_settings,
+    "suites": list_suites,
 }

@@ -17,6 +17,7 @@ from PIL import Image
 from fieldmark.benchmarks import app
 from fieldmark.benchmarks.app import (
     build_app,
+    check_address,
     choose_mask,
     keeping_uploads,
     launch_app,
@@ -139,6 +140,22 @@ def ask(address: str, *words: object) -> str:
         event = json.load(told)["event_id"]
     with urllib.request.urlopen(f"{place}/{event}", timeout=30) as told:
         return str(told.read(), "utf-8")
+
+
+def test_an_address_that_is_taken_or_not_ours_is_one_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError) as told:
+            check_address("127.0.0.1", port)
+    assert str(told.value) == (
+        f"127.0.0.1:{port}: cannot be listened on (address already in use); "
+        "choose another --port, or --host"
+    )
+    check_address("127.0.0.1", port)
+    with pytest.raises(UsageError, match=r"203.0.113.7:80: cannot be listened on"):
+        check_address("203.0.113.7", 80)
 
 
 # What gradio and pandas deprecate, and an event loop that gradio leaves open, are not ours.

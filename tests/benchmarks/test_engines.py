@@ -1,6 +1,6 @@
 """The engines: the same bytes from two Ray workers, one of them killed, as from this process.
 
-One Ray session of two workers serves the whole module.
+The Ray session of two workers is that of `conftest`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,27 +18,26 @@ import numpy as np
 import pytest
 import torch
 
+from fieldmark.benchmarks.controlled import run as controlled
+from fieldmark.benchmarks.controlled.plan import plan_ravl
+from fieldmark.benchmarks.controlled.run import run_controlled
 from fieldmark.benchmarks.jobs import Job, TaskRef
 from fieldmark.benchmarks.runner import _chain, run_jobs
 from fieldmark.benchmarks.store import Store
-from fieldmark.cli.dispatch import run
 from fieldmark.core.errors import (
-    FieldmarkError,
     ImageError,
-    MissingExtraError,
-    UnknownNameError,
-    UsageError,
 )
 from fieldmark.discovery import region_embeddings
 from fieldmark.discovery.region_embeddings import embed_regions
 from fieldmark.discovery.regions import cut_scales
 from fieldmark.methods.bap import anchors
 from fieldmark.methods.bap.anchors import make_anchors
-from fieldmark.models import embed, engine
+from fieldmark.models import embed
 from fieldmark.models.embed import embed_images
-from fieldmark.models.engine import LOCAL, open_engine
+from fieldmark.models.engine import LOCAL
 from fieldmark.models.load import load_encoder
 from fieldmark.testing import FakeEncoder
+from tests.benchmarks.fake_controlled import make_request
 from tests.methods.bap_material import open_compositor
 from tests.models import tiny
 
@@ -52,12 +50,6 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FIELDMARK_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-@pytest.fixture(scope="module")
-def ray_engine():
-    with open_engine("ray", workers=2) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -234,29 +226,56 @@ def test_jobs_find_the_same(ray_engine, model, tmp_path):
     assert len(adapted["ray"]) > 2
 
 
-ERRORS = {
-    "unknown": lambda: UnknownNameError("kind", "a", ["b"]),  # pickle could not bring it home
-    "missing": lambda: MissingExtraError("ray", extra="ray"),
-    "image": lambda: ImageError("is empty", where=Path("a.png")),
-}
+def read_rows(store):
+    return {path.name: path.read_bytes() for path in (store.root / "jobs").glob("*.json")}
 
 
-def raise_after(name, shard):
-    """Yield the shard's values, then raise one of our errors."""
-    yield from shard
-    raise ERRORS[name]()
+class DeadlyOnce:
+    """A layer that kills a worker by -9, the first time that one is there."""
+
+    def __init__(self, mark):
+        self.mark, self.home = mark, HERE
+
+    def __call__(self, module, given):
+        if os.getpid() != self.home and not self.mark.exists():
+            self.mark.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("name", ERRORS)
-def test_errors_come_home_after_what_was_done(name, ray_engine):
-    error = ERRORS[name]()
-    with contextlib.closing(ray_engine.map(raise_after, name, [[1, 2]])) as made:
-        _, parts = next(made)
-        assert [next(iter(parts)), next(iter(parts))] == [1, 2]
-        with pytest.raises(type(error)) as raised:
-            next(iter(parts))
-    assert str(raised.value) == str(error)
-    assert raised.value.problem == error.problem
+def test_controlled_settings_find_the_same_though_a_worker_is_killed(
+    ray_engine, tmp_path, monkeypatch
+):
+    model = f"local-dir:{tiny.write_open_clip(tmp_path / 'model', 'resnet')}"
+    # The least precision lets the mitigation go through to its end.
+    study = {"settings": 2, "mitigations": 1, "least_precision": 0, "epochs": 1}
+    jobs = plan_ravl(make_request(model=model, **study))
+    stores = {name: Store(tmp_path / name) for name in ("local", "ray")}
+    local = run_controlled(jobs, store=stores["local"])
+    mark, seen = tmp_path / "killed", []
+
+    def load_deadly(uri, *, device):
+        encoder = load_encoder(uri, device=device)
+        convolution = next(m for m in encoder.image_tower.modules() if type(m) is torch.nn.Conv2d)
+        convolution.register_forward_pre_hook(DeadlyOnce(mark))
+        return encoder
+
+    monkeypatch.setattr(controlled, "load_encoder", load_deadly)
+    ray = run_controlled(
+        jobs,
+        store=stores["ray"],
+        engine=ray_engine,
+        report=lambda phase, done, total, note: seen.append((phase, done, total)),
+    )
+    assert int(mark.read_text()) != HERE
+    assert ray == local
+    assert len(read_rows(stores["ray"])) == len(jobs) == 3
+    assert read_rows(stores["ray"]) == read_rows(stores["local"])
+    assert seen == [("settings", done, 3) for done in range(4)]
+    # A run that stopped under one engine goes on under the other.
+    next((stores["ray"].root / "jobs").glob("*.json")).unlink()
+    monkeypatch.undo()
+    assert run_controlled(jobs, store=stores["ray"]) == local
+    assert read_rows(stores["ray"]) == read_rows(stores["local"])
 
 
 def test_an_image_that_cannot_be_read_stops_or_is_listed(ray_engine, encoder):
@@ -266,20 +285,6 @@ def test_an_image_that_cannot_be_read_stops_or_is_listed(ray_engine, encoder):
     found = embed_images(encoder, images, engine=ray_engine, precision="fp32", skip_unreadable=True)
     assert [one.index for one in found.unreadable] == [3]
     assert np.isnan(found.values).all(axis=1).tolist() == [False, False, False, True, False]
-
-
-def die(shared, shard):
-    """Kill the process that runs this."""
-    yield shard
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_shard_that_kills_every_worker_is_given_up(ray_engine, monkeypatch):
-    monkeypatch.setattr(engine, "RETRIES", 0)
-    with contextlib.closing(ray_engine.map(die, None, [0])) as made:
-        _, parts = next(made)
-        with pytest.raises(FieldmarkError, match="shard 0 was lost with its Ray worker 1 times"):
-            list(parts)
 
 
 def look_around(shared, shard):
@@ -324,53 +329,6 @@ def test_the_cluster_of_our_own_listens_on_the_loopback_address_alone(ray_engine
     assert len(found) >= 3  # its table, its scheduler, this process
     loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
     assert set(found) <= loopback
-
-
-def test_names_and_numbers_of_workers_are_checked():
-    for name in ("spark", "ray:1", "rays://a"):
-        with pytest.raises(UnknownNameError, match="known: local, ray, ray://HOST:PORT"):
-            open_engine(name).__enter__()
-    with pytest.raises(UsageError, match="give --engine ray"):
-        open_engine("local", workers=2).__enter__()
-    with pytest.raises(UsageError, match="give 1 or more"):
-        open_engine("ray", workers=0).__enter__()
-
-
-def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound, but not listening
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(FieldmarkError, match=rf"ray://{address}: no Ray cluster .*scale.md"):
-            _open_anew(monkeypatch, f"ray://{address}")
-        monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(FieldmarkError, match=rf"{address}: no Ray cluster can be reached"):
-            _open_anew(monkeypatch, "ray")
-    with pytest.raises(UsageError, match="ray://here: names no port"):
-        _open_anew(monkeypatch, "ray://here")
-
-
-def _open_anew(monkeypatch, name):
-    """Open an engine as a process does that has joined no session."""
-    import ray
-
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    open_engine(name).__enter__()
-
-
-def test_without_ray_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'fieldmark\[ray\]'"):
-        open_engine("ray").__enter__()
-
-
-@pytest.mark.parametrize("verb", ["embed", "bap", "discover"])
-def test_verbs_name_a_wrong_engine(verb, tmp_path, capsys):
-    words = [verb, "--model", "packaged:a", "--out", str(tmp_path / "out"), "--engine", "spark"]
-    data = ["--foregrounds", "a", "--backgrounds", "b"] if verb == "bap" else ["--data", "a"]
-    with pytest.raises(SystemExit) as stopped:
-        run([*words, *data])
-    assert stopped.value.code == 2
-    assert "unknown engine 'spark'; known: local, ray, ray://HOST:PORT" in capsys.readouterr().err
 
 
 def test_a_command_says_nothing_of_ray_and_leaves_nothing_running(model, tmp_path):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.models import tiny
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -52,3 +54,14 @@ def test_the_tables_of_the_page_are_what_its_commands_print(estimate, capsys, mo
         monkeypatch.setattr(sys, "argv", words.replace("\\\n", " ").split()[1:])
         estimate.main()
         assert capsys.readouterr().out.split("\n", 1)[1].strip() == table.strip()
+
+
+def test_what_a_thread_decodes_is_measured_on_the_files_given(estimate, tmp_path, monkeypatch):
+    for seed in range(5):
+        tiny.photograph(40, 32, seed=seed).save(tmp_path / f"{seed}.png")
+    ticks = iter([10.0, 12.0])
+    monkeypatch.setattr(estimate.time, "thread_time", lambda: next(ticks))
+    found = estimate.measure_decoding(tmp_path, side=16, count=3)
+    assert (found["images"], found["images/s of a thread"]) == (3, 1.5)
+    sizes = [(tmp_path / f"{seed}.png").stat().st_size for seed in (0, 2, 4)]
+    assert found["KB an image"] == pytest.approx(sum(sizes) / 3000)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
 from fieldmark import __version__
 from fieldmark.cli.dispatch import VERBS, run
@@ -38,6 +39,21 @@ def test_every_verb_has_help(verb, capsys, golden, monkeypatch):
 
 def test_version(capsys):
     assert call("--version", capsys=capsys)[1] == f"fieldmark {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("verb", "ending"),
+    [("embed", "stopped; the same command with --resume goes on where it was"), ("app", "stopped")],
+)
+def test_a_stopped_command_says_how_it_goes_on(verb, ending, capsys, monkeypatch):
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module(f"fieldmark.cli.{verb}"), "app", app)
+    assert call(verb, capsys=capsys) == (130, "", f"fieldmark: {ending}\n")
 
 
 @pytest.mark.parametrize(

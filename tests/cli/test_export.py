@@ -146,6 +146,13 @@ def test_a_base_is_found_through_runs_and_licences_are_never_guessed(made, tmp_p
     assert find_base_model(str(tmp_path / "model")).licence == "unknown"
     (tmp_path / "model" / "README.md").write_text("---\nlicense: [\n---\n")
     assert find_base_model(str(tmp_path / "model")).licence == "unknown"
+    (tmp_path / "model" / "README.md").write_text(
+        "---\nlicense: [mit]\nbase_model:\n- org/clip\n---\n"
+    )
+    listed = find_base_model(str(tmp_path / "model"))
+    assert (listed.licence, listed.repo) == ("mit", "org/clip"), "lists of one"
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: [mit, gpl-3.0]\n---\n")
+    assert find_base_model(str(tmp_path / "model")).licence == "unknown"
     tag = find_base_model("open_clip:ViT-B-16/laion2b_s34b_b88k")
     assert tag.repo == "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"
     circle = tmp_path / "circle"

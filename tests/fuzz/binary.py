@@ -20,7 +20,6 @@ from onnx import TensorProto, helper
 from fieldmark.core.fetch import read_manifest
 from fieldmark.data.controlled.idx import read_idx, read_pair
 from fieldmark.data.datasets.rcc import ResourceFile
-from fieldmark.data.stores import open_store
 from fieldmark.methods.linear_probe import ConvexProbe, load_probe, save_probe
 from fieldmark.methods.sparse_autoencoder import load_autoencoder
 from fieldmark.models.checkpoint import find_weights, load_weights
@@ -120,12 +119,6 @@ def _read_resources(content: bytes, folder: Path) -> None:
         held.read(name)
 
 
-def _read_shard(content: bytes, folder: Path) -> None:
-    (folder / "shard-a.safetensors").write_bytes(content)
-    found = EmbeddingCache(folder, 4).read(["a", "b"])
-    assert all(value.shape == (4,) for value in found.values())
-
-
 def _read_onnx(content: bytes, folder: Path) -> None:
     (folder / "model.onnx").write_bytes(content)
     read_dinov2_onnx(folder / "model.onnx")
@@ -158,20 +151,6 @@ def _read_config(content: bytes, folder: Path) -> None:
 def _read_manifest(content: bytes, folder: Path) -> None:
     (folder / "manifest.json").write_bytes(content)
     read_manifest(folder)
-
-
-def _read_store(content: bytes, folder: Path) -> None:
-    pixels = np.full((3, 2, 2), 7, np.uint8)
-    (folder / "a.u8").write_bytes(bytes(12))
-    (folder / "a.npy").write_bytes(content)
-    store = open_store(folder / "a.u8", count=1, draw=lambda number: [pixels])
-    assert store.read(0).shape == (3, 2, 2)
-
-
-def _make_index() -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.array([[[3, 2, 2]]], np.int64))
-    return stream.getvalue()
 
 
 def _prepare_probe(folder: Path) -> None:
@@ -245,10 +224,8 @@ def list_readers() -> list[Reader]:
         ("Qt resources", [make_resources()], _read_resources, 1.5),
         ("ONNX", [make_onnx()], _read_onnx, 1),
         ("safetensors", [make_shard()], _read_weights, 1),
-        ("embedding shard", [make_shard()], _read_shard, 1),
         ("torch checkpoint", [make_state()], _read_state, 0.5),
         ("detector weights", [make_state()], _read_detector, 0.5),
-        ("image store index", [_make_index()], _read_store, 0.5),
     ]
     readers = [
         Reader(name=name, seeds=seeds, read=read, damage=damage_bytes, share=share)

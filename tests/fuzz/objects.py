@@ -164,12 +164,12 @@ def _read_words(source: Path) -> None:
 
 
 def _write_and_read(content: bytes, folder: Path, *, name: str, read: MetaInput) -> None:
-    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)
     read(folder / name)
 
 
-def _make(
+def make_reader(
     title: str,
     file: str,
     seeds: Sequence[Any],
@@ -179,6 +179,7 @@ def _make(
     damage: Damage = damage_json,
     share: float = 1.0,
 ) -> Reader:
+    """Return the reader of one file, whose name is below the folder that `prepare` fills."""
     held = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in seeds]
     return Reader(
         name=title,
@@ -200,10 +201,10 @@ def _list_coco() -> list[Reader]:
         "COCO regions": ("c.json", [COCO], _read_coco_regions),
         "COCO licences": ("c.json", [COCO], lambda p: read_licences(p, files=["a.png"])),
     }
-    readers = [_make(name, *words, share=2) for name, words in read.items()]
+    readers = [make_reader(name, *words, share=2) for name, words in read.items()]
     for name, seed in (("instances", COCO), ("captions", CAPTIONS)):
         readers.append(
-            _make(
+            make_reader(
                 f"COCO {name} of a split",
                 f"annotations/{name}_val2017.json",
                 [seed],
@@ -218,13 +219,13 @@ def list_readers() -> list[Reader]:
     """Return the readers of JSON and YAML."""
     readers = [
         *_list_coco(),
-        _make("segmentation", "s.json", SEGMENTATIONS, _read_segmentation, share=3),
-        _make("card.json", "card.json", [CARD], _read_card, prepare=_prepare_built),
-        _make("info.json", "info.json", [INFO], _read_info, prepare=_prepare_covar),
-        _make("build.json", "build.json", [INFO], lambda path: read_pending(path.parent)),
-        _make("run.json", "run.json", [RUN], lambda p: read_run(p.parent)),
-        _make("settings YAML", "s.yaml", SETTINGS, _read_settings, damage=damage_text),
-        _make("--set words", "words", WORDS, _read_words, damage=damage_text, share=2),
+        make_reader("segmentation", "s.json", SEGMENTATIONS, _read_segmentation, share=3),
+        make_reader("card.json", "card.json", [CARD], _read_card, prepare=_prepare_built),
+        make_reader("info.json", "info.json", [INFO], _read_info, prepare=_prepare_covar),
+        make_reader("build.json", "build.json", [INFO], lambda path: read_pending(path.parent)),
+        make_reader("run.json", "run.json", [RUN], lambda p: read_run(p.parent)),
+        make_reader("settings YAML", "s.yaml", SETTINGS, _read_settings, damage=damage_text),
+        make_reader("--set words", "words", WORDS, _read_words, damage=damage_text, share=2),
     ]
     for title, file, lines, read in (
         ("rows.jsonl", "rows.jsonl", [JOURNALLED], read_journal),
@@ -234,7 +235,9 @@ def list_readers() -> list[Reader]:
     ):
         seed = "".join(json.dumps(line) + "\n" for line in lines).encode()
         run = functools.partial(_read_parent, read=read)
-        readers.append(_make(title, file, [seed], run, damage=damage_json_lines))
+        readers.append(make_reader(title, file, [seed], run, damage=damage_json_lines))
     for name, seed in PARTS.items():
-        readers.append(_make(f"page {name}", name, [seed], lambda path: read_parts(path.parent)))
+        readers.append(
+            make_reader(f"page {name}", name, [seed], lambda path: read_parts(path.parent))
+        )
     return readers

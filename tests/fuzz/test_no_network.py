@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import socket
 import sys
 import urllib.request
@@ -10,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from fieldmark.cli import main
+from fieldmark.core.errors import FieldmarkError
 from fieldmark.data.datasets import build_dataset
+from fieldmark.models.load import load_encoder
 from tests.models import tiny
 
 SMALL = {"size": 32, "n_objects": 4, "n_scenes": 4, "per_class": 6, "per_group": 2}
@@ -60,6 +64,27 @@ def test_verbs_on_local_files_reach_for_nothing(
         with pytest.raises(SystemExit) as stop:
             main()
         assert not stop.value.code, capsys.readouterr().err
+    assert not reached
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("vision_cfg", "timm_model_name", "hf-hub:org/repo"),
+        ("vision_cfg", "timm_model_name", "local-dir:/etc"),
+        ("text_cfg", "hf_model_name", "org/repo"),
+        ("text_cfg", "hf_tokenizer_name", "org/repo"),
+    ],
+)
+def test_no_configuration_in_a_folder_sends_anyone_to_the_hub(
+    part, key, value, model, tmp_path, reached
+):
+    folder = Path(shutil.copytree(model.removeprefix("local-dir:"), tmp_path / "m"))
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"][part][key] = value
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(FieldmarkError):
+        load_encoder(f"local-dir:{folder}")
     assert not reached
 
 

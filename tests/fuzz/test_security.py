@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -48,6 +49,8 @@ MUST = {
     "open_clip.load_checkpoint": ("weights_only", True),
     "numpy.load": ("allow_pickle", False),
 }
+PICKLERS = frozenset({"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"})
+FOREIGN = PICKLERS | {"torch", "numpy", "yaml", "open_clip", "pandas", "runpy"}
 NEVER = ("shell", "trust_remote_code", "allow_pickle")
 NAMES = {"np": "numpy", "pd": "pandas"}
 
@@ -75,6 +78,24 @@ def find_dangers(source: str, *, file: str) -> Iterator[str]:
             yield f"{file}:{call.lineno}: {problem}"
 
 
+def find_hidden(source: str, *, file: str) -> Iterator[str]:
+    """Yield the imports and uses by which a loader would come in under another name."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in FOREIGN:
+            names = {alias.name for alias in node.names if node.module != "safetensors.torch"}
+            if node.module in PICKLERS or names & {"load", "loads", "full_load", "unsafe_load"}:
+                yield f"{file}:{node.lineno}: imports from {node.module}"
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                usual = alias.asname is None or NAMES.get(alias.asname) == alias.name
+                if alias.name in PICKLERS - {"pickle"} or (alias.name in FOREIGN and not usual):
+                    yield f"{file}:{node.lineno}: imports {alias.name}"
+        if isinstance(node, ast.Attribute):
+            name = name_of(node)
+            if name.startswith("pickle.") and name != "pickle.UnpicklingError":
+                yield f"{file}:{node.lineno}: uses {name}"
+
+
 def find_problem(call: ast.Call, *, allowed: frozenset[str]) -> str:
     """Say what is dangerous about a call, nothing where it is not."""
     name = name_of(call.func)
@@ -96,6 +117,41 @@ def test_no_module_unpickles_executes_or_unpacks_what_it_reads():
         for line in find_dangers(path.read_text(), file=path.relative_to(SOURCE).as_posix())
     ]
     assert not found, "\n".join(found)
+
+
+def test_no_loader_comes_in_under_another_name():
+    found = [
+        line
+        for path in sorted(SOURCE.rglob("*.py"))
+        for line in find_hidden(path.read_text(), file=path.relative_to(SOURCE).as_posix())
+        if not (path.name == "user_files.py" and line.endswith("runpy"))
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from pickle import loads", "import pickle as p", "import torch as t", "import dill",
+        "from torch import load", "from yaml import full_load", "read = pickle.loads",
+        "from numpy import load",
+    ],
+)  # fmt: skip
+def test_the_search_for_hidden_loaders_sees_each(line):
+    assert list(find_hidden(line, file="data/x.py"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import numpy as np",
+        "import torch",
+        "from torch import nn",
+        "except_ = pickle.UnpicklingError",
+    ],
+)
+def test_the_search_for_hidden_loaders_passes_over_the_usual(line):
+    assert not list(find_hidden(line, file="data/x.py"))
 
 
 @pytest.mark.parametrize(
@@ -293,3 +349,19 @@ def test_no_control_of_a_hostile_name_reaches_the_terminal(hostile):
     text = str(FieldmarkError(f"has no column {hostile}", where=hostile, mend=hostile))
     assert text.isprintable()
     assert text.encode()
+
+
+def test_every_data_set_of_torchvision_that_unpickles_is_refused():
+    from fieldmark.data.external.vision import PICKLED
+
+    spec = importlib.util.find_spec("torchvision")
+    assert spec is not None
+    assert spec.origin is not None
+    unpickle = {
+        one.name
+        for path in (Path(spec.origin).parent / "datasets").glob("*.py")
+        for one in ast.parse(path.read_text()).body
+        if isinstance(one, ast.ClassDef) and "pickle.load" in ast.unparse(one)
+    }
+    assert "CIFAR10" in unpickle
+    assert {name for name in unpickle if not name.startswith("_")} <= PICKLED

@@ -78,21 +78,33 @@ def _read_data(text: str) -> None:
 
 def list_readers() -> list[Reader]:
     """Return the parsers of words."""
-    texts: list[tuple[str, tuple[str, ...], Callable[[bytes, Path], object], Damage, float]] = [
-        ("run-length string", RUNS, _read_runs, damage_text, 3),
-        ("run-length counts", ("[8, 16, 48]", "[72]", "[0, 72]"), _read_counts, damage_json, 2),
-        ("source of regions", REGIONS, _inside(parse_region_source), damage_text, 1),
-        ("name of an encoder", ENCODERS, _inside(_read_encoder), damage_text, 0.3),
-        ("name of data", DATA, _inside(_read_data), damage_text, 1),
-    ]
+    counts = ("[8, 16, 48]", "[72]", "[0, 72]")
     return [
-        Reader(
-            name=name,
-            seeds=[text.encode() for text in seeds],
-            read=read,
-            damage=damage,
-            prepare=prepare_images,
-            share=share,
-        )
-        for name, seeds, read, damage, share in texts
+        _make("run-length string", RUNS, _read_runs, share=3),
+        _make("run-length counts", counts, _read_counts, damage=damage_json, share=2),
+        _make("source of regions", REGIONS, _inside(parse_region_source)),
+        _make("name of data", DATA, _inside(_read_data)),
     ]
+
+
+def list_long_readers() -> list[Reader]:
+    """Return the parser of an encoder's name, which loads every library of encoders."""
+    return [_make("name of an encoder", ENCODERS, _inside(_read_encoder), share=0.3)]
+
+
+def _make(
+    name: str,
+    seeds: tuple[str, ...],
+    read: Callable[[bytes, Path], object],
+    *,
+    damage: Damage = damage_text,
+    share: float = 1.0,
+) -> Reader:
+    return Reader(
+        name=name,
+        seeds=[text.encode() for text in seeds],
+        read=read,
+        damage=damage,
+        prepare=prepare_images,
+        share=share,
+    )

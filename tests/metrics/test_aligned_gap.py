@@ -71,6 +71,41 @@ def test_chance_is_found_as_often_as_it_says():
     assert 2 <= hits <= 20
 
 
+@pytest.mark.parametrize("right", [0, 1])
+def test_one_image_on_another_background_tells_next_to_nothing(right):
+    # By hand: the wrong one of 21 images is as likely each of them, so p is 1 / 21.
+    found = measure_aligned_gap([1] * 20 + [right], [0] * 21, [1] * 20 + [0])
+    assert found.p_value == pytest.approx(1.0 if right else 1 / 21, abs=0.015)
+    assert found.interval.low <= 0.2
+    assert found.interval.high >= 0.75
+
+
+def test_chance_is_found_no_more_often_where_few_backgrounds_are_unusual():
+    random = np.random.default_rng(3)
+    aligned = np.tile([0] + [1] * 19, 2)
+    found = [
+        measure_aligned_gap(random.random(40) < 0.7, np.repeat([0, 1], 20), aligned, resamples=200)
+        for _ in range(100)
+    ]
+    assert sum(one.p_value <= 0.05 for one in found) <= 10
+
+
+def test_objects_on_one_side_change_places_as_a_whole():
+    # By hand: 3 of 6 objects are dealt the usual side, and 1 of the 20 ways is as observed.
+    correct, aligned = np.repeat([1, 0], 30), np.repeat([1, 0], 30)
+    objects = np.arange(60) // 10
+    found = measure_aligned_gap(correct, [0] * 60, aligned, objects=objects)
+    assert found.p_value == pytest.approx(1 / 20, abs=0.015)
+
+
+def test_classes_that_lose_a_side_do_not_lose_the_draw():
+    labels, aligned = np.repeat(np.arange(40), 6), np.tile([1, 1, 1, 1, 0, 0], 40)
+    random = np.random.default_rng(4)
+    found = measure_aligned_gap(random.random(240) < 0.8, labels, aligned, resamples=200)
+    assert found.interval.low < found.gap < found.interval.high
+    assert np.ptp(found.interval) < 0.5
+
+
 def test_a_planted_gap_is_inside_its_interval_and_beyond_chance():
     random = np.random.default_rng(2)
     aligned = random.integers(0, 2, 800)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fieldmark.metrics.background_gap import (
+    ObjectAnswers,
     compare_background_gaps,
     estimate_mean,
     flip_signs,
@@ -251,3 +252,54 @@ def test_the_order_of_composites_does_not_matter(rows, shuffler):
         np.testing.assert_array_equal(getattr(one, name), getattr(again, name))
         values = getattr(one, name)
         assert ((values >= 0) & (values <= 1) | np.isnan(values)).all()
+
+
+def answer(gaps):
+    """Objects of one class that do better by `gaps` on scenes of their own class."""
+    gains = np.asarray(gaps, float)
+    same = np.where(gains >= 0, 1.0, 1.0 + gains)
+    return ObjectAnswers(
+        objects=tuple(f"{number:03}" for number in range(len(gains))),
+        labels=np.zeros(len(gains), np.int64),
+        same=same,
+        other=same - gains,
+        flips=np.zeros(len(gains)),
+    )
+
+
+@pytest.mark.parametrize("gain", [1 / 3, -1 / 3])
+def test_one_object_that_differs_does_not_make_few_objects_sure(gain):
+    # None that differs among 29 bears Wilson's 11.7 % to either side; one tells hardly more.
+    none, one = (measure_background_gap(answer([0.0] * 28 + [k])).gap for k in (0.0, gain))
+    assert none.interval.high == pytest.approx(0.117, abs=0.001)
+    assert np.ptp(one.interval) == pytest.approx(np.ptp(none.interval), rel=0.1)
+    assert one.interval.low < 0 < 0.1 < one.interval.high
+
+
+def test_an_end_stays_where_the_flips_tell_the_gap_from_zero():
+    # By hand: of the 64 flips of 6 objects one comes to as much, so p is 1 / 64.
+    answers = answer([0.0] * 10 + [1 / 3] * 6)
+    found = measure_background_gap(answers)
+    drawn = estimate_mean(answers.gaps, answers.labels, share=False, name="gap").interval
+    assert found.p_value == 1 / 64
+    assert 0 < found.gap.interval.low == drawn.low
+    assert found.gap.interval.high > drawn.high
+
+
+def test_rare_objects_that_lean_are_not_missed_by_the_interval():
+    random, sizes = np.random.default_rng(0), np.array([1 / 3, 2 / 3, 1])
+    missed = 0
+    for _ in range(150):
+        gaps = np.where(random.random(80) < 0.06, random.choice(sizes, 80), 0.0)
+        found = measure_background_gap(answer(gaps), resamples=100).gap
+        missed += found.interval.high < 0.06 * sizes.mean()
+    assert missed <= 6  # 2.5 of 100, and the draws alone miss 12 of 100
+
+
+def test_many_objects_bear_the_interval_of_the_draws():
+    random = np.random.default_rng(1)
+    answers = answer(random.choice([-1 / 3, 0, 1 / 3, 2 / 3], 500, p=[0.2, 0.4, 0.3, 0.1]))
+    wide = measure_background_gap(answers).gap.interval
+    drawn = estimate_mean(answers.gaps, answers.labels, share=False, name="gap").interval
+    assert wide.low <= drawn.low < drawn.high <= wide.high
+    assert np.ptp(wide) < 1.2 * np.ptp(drawn)

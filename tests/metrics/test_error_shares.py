@@ -98,6 +98,20 @@ def test_a_share_without_spread_has_an_interval_that_counts_objects():
     assert found.interval.high == 1
 
 
+@settings(max_examples=60, deadline=None)
+@given(VERDICTS, st.floats(0, 0.9))
+def test_an_interval_holds_its_value(rows, chance):
+    """Also where not all images are resolvable, and where nothing varies among those that are."""
+    verdicts = np.array([row[0] for row in rows], np.int64)
+    chosen = np.array([row[1] for row in rows], bool)
+    resolvable = verdicts != -2
+    null = np.stack([resolvable * (1 - chance), resolvable * chance], axis=1)
+    for one in by_source(verdicts, chosen, null=null).values():
+        low, high = one.corrected_interval
+        if not math.isnan(one.corrected):
+            assert low - 1e-9 <= one.corrected <= high + 1e-9
+
+
 def test_the_seed_decides_the_interval():
     first, second = (by_source([1, 0, 0] * 9, [1] * 27, seed=seed) for seed in (0, 0))
     assert first == second or str(first) == str(second)

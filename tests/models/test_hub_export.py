@@ -122,6 +122,7 @@ def test_nothing_in_the_folder_points_at_this_machine(open_clip_folder, tmp_path
         told = path.read_text()
         assert str(tmp_path) not in told, path.name
         assert str(open_clip_folder("bert-text").parent) not in told, path.name
+        assert "local" not in told, path.name
     assert load_encoder(str(folder), device="cpu").spec.fingerprint == encoder.spec.fingerprint
 
 
@@ -244,7 +245,19 @@ def test_a_wrong_token_is_one_line_and_sends_nothing(hub, tmp_path, monkeypatch)
     ) as e:
         push_folder(write_little(tmp_path / "m"), repo=REPO)
     assert "\n" not in str(e.value)
+    assert "Invalid username or password" in str(e.value), "what the hub says"
+    assert str(e.value).count("Unauthorized") == 1
     assert hub.files == {}
+
+
+def test_a_public_repository_gets_nothing_that_was_to_be_private(hub, tmp_path):
+    folder = write_little(tmp_path / "m")
+    push_folder(folder, repo=REPO)
+    before = dict(hub.files[REPO])
+    (folder / "config.json").write_text('{"secret": 1}')
+    with pytest.raises(FetchError, match=r"lab/mended: is there and public, .* nothing was sent"):
+        push_folder(folder, repo=REPO, private=True)
+    assert hub.files[REPO] == before
 
 
 def test_without_a_token_nothing_is_asked(hub, tmp_path, monkeypatch):

@@ -112,19 +112,23 @@ def test_a_damaged_shard_alone_is_made_again(tmp_path):
         list(read_embedded(tmp_path))
 
 
-@pytest.mark.parametrize("change", ["bytes", "id", "order", "fewer", "more", "shards fewer"])
+@pytest.mark.parametrize(
+    "change", ["bytes", "id", "label", "split", "order", "fewer", "more", "shards fewer"]
+)
 def test_another_stream_is_refused(tmp_path, change):
     images = make(37)
     embed(images, tmp_path)
     other = {
         "bytes": [*images[:5], dataclasses.replace(images[5], data=b"abc"), *images[6:]],
         "id": [*images[:5], dataclasses.replace(images[5], id="x"), *images[6:]],
+        "label": [*images[:5], dataclasses.replace(images[5], label="z"), *images[6:]],
+        "split": [*images[:5], dataclasses.replace(images[5], split="val"), *images[6:]],
         "order": [images[1], images[0], *images[2:]],
         "fewer": images[:35],
         "more": [*images, FakeImage("new", b"abc")],
         "shards fewer": images[:20],
     }[change]
-    with pytest.raises(InputError, match=r"was made of other images than the stream has now"):
+    with pytest.raises(InputError, match=r"was made of other images or labels than the stream"):
         embed(other, tmp_path)
 
 

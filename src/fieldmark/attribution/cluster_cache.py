@@ -10,6 +10,7 @@ embedded again. Shape letters as in maps.py.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -32,6 +33,8 @@ SCHEMA = 2
 # What changes the embeddings beside weights, pixels and the image's name.
 _SETTINGS = ("clusters", "cluster_layer", "cluster_starts", "seed", "mode", "remove", "fill")
 _PREPROCESSING = ("mean", "std", "grid")
+# What reading a shard of another content raises.
+_UNFIT = (SafetensorError, OSError, ValueError, LookupError, TypeError, RecursionError)
 _FIELDS = ("labels", "whole", "without", "forwards")
 
 
@@ -60,7 +63,8 @@ class ClusterCache:
                 wanted.setdefault(self.index[key][0], []).append(key)
         found = {}
         for shard, names in wanted.items():
-            values = _read_shard(shard)
+            rows = 1 + max(self.index[name][1] for name in names)
+            values = _read_shard(shard, rows=rows)
             if values is None:
                 self._drop(shard)
                 continue
@@ -187,19 +191,19 @@ def _take(embeddings: ClusterEmbeddings, row: int) -> ClusterEmbeddings:
 
 def _read_names(shard: Path) -> list[str]:
     """Return the names of a shard's images; none of a damaged shard."""
-    if not is_whole(shard):
-        discard(shard, instead="its images are embedded again")
-        return []
-    with safe_open(shard, framework="pt") as file:
-        names: list[str] = json.loads(file.metadata()["images"])
-    return names
+    if is_whole(shard):
+        with contextlib.suppress(*_UNFIT), safe_open(shard, framework="pt") as file:
+            return [str(name) for name in json.loads(file.metadata()["images"])]
+    discard(shard, instead="its images are embedded again")
+    return []
 
 
-def _read_shard(shard: Path) -> dict[str, Tensor] | None:
-    """Return the values of a shard, or nothing where it was damaged since the cache was opened."""
-    if not is_whole(shard):
-        discard(shard, instead="its images are embedded again")
-        return None
-    with safe_open(shard, framework="pt") as file:
-        values = {name: file.get_tensor(name) for name in _FIELDS}
-    return values | {"labels": values["labels"].long()}
+def _read_shard(shard: Path, *, rows: int) -> dict[str, Tensor] | None:
+    """Return the values of a shard with so many rows or more; nothing where it is damaged."""
+    if is_whole(shard):
+        with contextlib.suppress(*_UNFIT), safe_open(shard, framework="pt") as file:
+            values = {name: file.get_tensor(name) for name in _FIELDS}
+            if all(len(value) >= rows for value in values.values()):
+                return values | {"labels": values["labels"].long()}
+    discard(shard, instead="its images are embedded again")
+    return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,13 @@ from torch import Tensor
 from fieldmark.attribution.methods import METHODS, list_supported
 from fieldmark.benchmarks.answer_page import render_answer
 from fieldmark.benchmarks.answers import answer_image, has_saliency, read_labels
-from fieldmark.core.errors import FieldmarkError, ImageError, MaskError, MissingExtraError
+from fieldmark.core.errors import (
+    FieldmarkError,
+    ImageError,
+    MaskError,
+    MissingExtraError,
+    UsageError,
+)
 from fieldmark.data.images import read_grey, read_image
 from fieldmark.models.encoder import Encoder
 from fieldmark.models.prompts import TEMPLATES, ensemble_prompts
@@ -36,22 +43,18 @@ _QUEUE, _LARGEST = 8, "50mb"
 _CANVAS = 640
 # How far the sides of a drawing may differ from the image's, by rounding.
 _SLACK = 0.02
+# Two answers beside each other, and a phone, leave a table about 270 pixels.
 _LOOKS = """
 .answer h2 {margin: 0.2em 0; font-size: 1.4em}
 .answer .encoder, .answer .small {opacity: 0.75; font-size: 0.9em; overflow-wrap: anywhere}
 .answer .scroll {overflow-x: auto}
-.answer table {border-collapse: collapse; border: 0 !important; width: 100%;
+.answer table {border-collapse: collapse; border: 0 !important; width: 100%; font-size: 0.8em;
   font-variant-numeric: tabular-nums}
 .answer caption {text-align: left; opacity: 0.75}
-.answer .scroll th, .answer .scroll td {padding: 0.3em 0.5em; text-align: left;
+.answer .scroll th, .answer .scroll td {padding: 0.3em 0.25em; text-align: left;
   vertical-align: top; border: 0 !important; word-break: normal; overflow-wrap: normal;
   border-bottom: 1px solid var(--border-color-primary) !important}
 .answer th[scope=row] {min-width: 6em; overflow-wrap: anywhere !important}
-@media (max-width: 480px) {
-  .answer table {font-size: 0.8em}
-  .answer .scroll th, .answer .scroll td {padding: 0.3em 0.25em}
-  .answer th[scope=row] {min-width: 4em}
-}
 .answer .bar {display: block; height: 0.4em; background: var(--color-accent); min-width: 1px}
 .answer .pictures {display: grid; gap: 0.8em; margin: 0.8em 0;
   grid-template-columns: repeat(auto-fit, minmax(9em, 1fr))}
@@ -109,6 +112,33 @@ def build_app(encoders: Sequence[Encoder], *, templates: Sequence[str] = TEMPLAT
         button.click(told, asked, shown, api_name="answer", concurrency_limit=1)
     app.queue(max_size=_QUEUE)
     return app
+
+
+def check_address(host: str, port: int) -> None:
+    """Say at once whether a window can listen there, before encoders are loaded for it.
+
+    Args:
+        host: name or address.
+        port: to listen on.
+
+    Raises:
+        UsageError: the port is taken, or the host is not this machine's.
+
+    Example:
+        >>> check_address("host.invalid", 7860)
+        Traceback (most recent call last):
+        ...
+        fieldmark.core.errors.UsageError: host.invalid:7860: cannot be listened on (...); choose ...
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise UsageError(
+            f"cannot be listened on ({str(error.strerror).partition(' (')[0].lower()})",
+            where=f"{host}:{port}",
+            mend="choose another --port, or --host",
+        ) from error
 
 
 def launch_app(app: Any, *, host: str = "127.0.0.1", port: int = 7860, share: bool = False) -> str:

@@ -101,8 +101,9 @@ def run_bench(
         batch_size=batch_size,
         keep_encoders=keep_encoders,
         code=" ".join([__version__, *LOADED.values()]),
+        engine=engine,
+        plugins=plugins,
         report=report,
-        **_choose_engine(suite, engine=engine, plugins=plugins),
     )
     found = [(job, dataclasses.replace(one, correct={})) for job, one in gather(outcomes, shelf)]
     for _, one in found:
@@ -124,15 +125,6 @@ def run_bench(
     }
     _write_comparisons(out, compare_run(run.rows, run.notes))
     return run.finish(functools.partial(_write_page, exhibits=exhibits))
-
-
-def _choose_engine(suite: Suite, *, engine: Engine, plugins: Sequence[Path]) -> dict[str, Any]:
-    """Return what tells a suite's runner where to run; one of its own knows this process alone."""
-    if suite.run is None:
-        return {"engine": engine, "plugins": plugins}
-    if engine is not LOCAL:
-        raise UsageError(f"suite {suite.name} runs on the engine local only")
-    return {}
 
 
 def _write_page(out: Path, *, exhibits: Sequence[Exhibit]) -> None:

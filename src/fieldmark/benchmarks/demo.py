@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import resource
 import time
@@ -27,6 +26,7 @@ from fieldmark.core.fetch import cache_dir
 from fieldmark.core.records import ResultRow, Run, start_run
 from fieldmark.data.backgrounds import read_backgrounds
 from fieldmark.data.compositing import Compositor
+from fieldmark.data.datasets.built import read_card
 from fieldmark.data.foregrounds import read_foregrounds
 from fieldmark.data.leakage import check_leakage
 from fieldmark.data.tables import ImageTable, read_table
@@ -108,7 +108,7 @@ def run_demo(
         request=request,
         run=run,
         table=read_table(request.data),
-        card=json.loads((request.data / "card.json").read_text(encoding="utf-8")),
+        card=read_card(request.data),
         encoder=load_encoder(request.model, device=pick_device(device)),
         report=report,
     )

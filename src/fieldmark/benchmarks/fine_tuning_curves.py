@@ -22,8 +22,9 @@ from fieldmark.benchmarks.predictions import EvaluatedSplit
 from fieldmark.benchmarks.store import Measured
 from fieldmark.benchmarks.subject import Bench
 from fieldmark.core.atomic import write_json
-from fieldmark.core.errors import NotApplicableError, UsageError
+from fieldmark.core.errors import InputError, NotApplicableError, UsageError
 from fieldmark.core.fetch import cache_dir
+from fieldmark.core.json_text import parse_json
 from fieldmark.core.records import ResultRow
 from fieldmark.methods.classifier import fold_head, open_head
 from fieldmark.methods.fine_tuning import classify_softly, report_training
@@ -182,7 +183,12 @@ def _fine_tune(
 
 
 def _read_epoch(path: Path) -> list[ResultRow]:
-    return [ResultRow.from_json(json.dumps(row)) for row in json.loads(path.read_text())]
+    try:
+        rows = parse_json(path.read_text(encoding="utf-8"))
+        return [ResultRow.from_json(json.dumps(row)) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        mend = "delete its folder, and --resume trains again"
+        raise InputError("is no scores of an epoch", where=path, mend=mend) from error
 
 
 def _score(

@@ -18,14 +18,13 @@ from fieldmark import __version__
 from fieldmark.benchmarks.jobs import NATIVE, Job, TaskRef
 from fieldmark.benchmarks.measures import MEASURES
 from fieldmark.benchmarks.plugins import LOADED, load_plugin
-from fieldmark.benchmarks.sources import open_task
+from fieldmark.benchmarks.sources import find_copy, open_task
 from fieldmark.benchmarks.store import Measured, Store
 from fieldmark.benchmarks.subject import Bench, read_config
 from fieldmark.core.atomic import hash_json
 from fieldmark.core.errors import NotApplicableError
-from fieldmark.core.fetch import cache_dir
 from fieldmark.core.registry import look_up
-from fieldmark.data.datasets import DATASETS, build_dataset, find_recipe
+from fieldmark.data.datasets import DATASETS, build_dataset
 from fieldmark.data.tasks import Task
 from fieldmark.methods.recipe import Report
 from fieldmark.methods.recipes import RECIPES
@@ -47,6 +46,17 @@ class Outcome:
     key: str
 
 
+def say_nothing(phase: str, done: int, total: int, note: str) -> None:
+    """Report nothing, as a worker does: its progress within a job stays there."""
+
+
+def load_plugins(paths: Sequence[Path]) -> None:
+    """Load a user's files in a worker; where they were loaded before, nothing happens."""
+    for path in paths:
+        if path.name not in LOADED:
+            load_plugin(path)
+
+
 def run_jobs(
     jobs: Sequence[Job],
     *,
@@ -57,7 +67,7 @@ def run_jobs(
     code: str = __version__,
     engine: Engine = LOCAL,
     plugins: Sequence[Path] = (),
-    report: Report = lambda phase, done, total, note: None,
+    report: Report = say_nothing,
 ) -> list[Outcome]:
     """Run every job that the store does not hold yet.
 
@@ -84,8 +94,6 @@ def run_jobs(
     for job in jobs:
         look_up(MEASURES, job.measure, kind="measure")
         look_up({NATIVE: None, **RECIPES}, job.recipe, kind="recipe")
-    # A worker's progress within a job stays there.
-    own = report if engine is LOCAL else _say_nothing
     chains = list(_chain(jobs))
     work = _Work(
         jobs=jobs,
@@ -95,7 +103,7 @@ def run_jobs(
         keep_encoders=keep_encoders,
         code=code,
         plugins=tuple(map(Path.resolve, plugins)),
-        report=own,
+        report=report if engine is LOCAL else say_nothing,
     )
     outcomes: dict[int, Outcome] = {}
     ran = engine.map(_run_chain, work, chains, device=pick_device(device))
@@ -107,10 +115,6 @@ def run_jobs(
     work.opened.clear()
     gc.collect()
     return [outcomes[number] for number in range(len(jobs))]
-
-
-def _say_nothing(phase: str, done: int, total: int, note: str) -> None:
-    pass
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -148,9 +152,7 @@ class _Work:
 
 def _run_chain(work: _Work, chain: list[int]) -> Generator[tuple[int, str]]:
     """Run jobs of one task and one encoder; yield the number of each and its name in the store."""
-    for path in work.plugins:
-        if path.name not in LOADED:
-            load_plugin(path)
+    load_plugins(work.plugins)
     jobs, store = work.jobs, work.store
     bench = work.open(jobs[chain[0]])
     for number in _order(chain, jobs):
@@ -171,8 +173,7 @@ def open_ref(ref: TaskRef) -> Task:
     """
     if ref.root is not None or ref.dataset not in DATASETS or DATASETS[ref.dataset].layout:
         return open_task(ref.dataset, root=ref.root, options=ref.options)
-    words = map(str, (ref.dataset, *ref.options.values(), find_recipe(ref.dataset)))
-    folder = cache_dir() / "datasets" / "-".join(words)
+    folder = find_copy(ref.dataset, options=ref.options)
     if not folder.exists():
         build_dataset(ref.dataset, folder, options=ref.options)
     return open_task(str(folder))

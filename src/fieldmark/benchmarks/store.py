@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fieldmark.core.atomic import hash_json
@@ -40,6 +41,7 @@ from fieldmark.methods.recipe import Adapted
 from fieldmark.models.adapter import replace_image_tower
 from fieldmark.models.encoder import Encoder
 
+_UNFIT = (KeyError, TypeError, ValueError, OverflowError, RuntimeError)
 TOWER, NOTES, HEAD = "tower.safetensors", "notes.json", "head"
 
 
@@ -119,7 +121,7 @@ class Store:
             rows = tuple(ResultRow.from_json(json.dumps(row)) for row in values.pop("rows"))
             del values["job"]
             return Measured(rows=rows, **values)
-        except (InputError, ValueError, KeyError, TypeError) as error:
+        except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 "is no finished job", where=path, mend="delete it and run the suite again"
             ) from error
@@ -177,19 +179,17 @@ class Store:
             report_damage(folder / TOWER, instead=instead)
             return None
         try:
-            encoder = replace_image_tower(native, load_file(folder / TOWER))
-            head = load_probe(folder / HEAD) if (folder / HEAD).is_dir() else None
-        except (KeyError, RuntimeError) as error:
+            holdout = values["holdout"]
+            return Adapted(
+                encoder=replace_image_tower(native, load_file(folder / TOWER)),
+                head=load_probe(folder / HEAD) if (folder / HEAD).is_dir() else None,
+                holdout=None if holdout is None else np.array(holdout, np.int64),
+                notes=dict(values["notes"]),
+            )
+        except (*_UNFIT, SafetensorError) as error:
             raise InputError(
                 "is no whole adapted encoder", where=folder, mend="delete it and run again"
             ) from error
-        holdout = values["holdout"]
-        return Adapted(
-            encoder=encoder,
-            head=head,
-            holdout=None if holdout is None else np.array(holdout, np.int64),
-            notes=values["notes"],
-        )
 
     def drop_adapted(self, key: str) -> None:
         """Delete an adapted encoder that no open job needs."""

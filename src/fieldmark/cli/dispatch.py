@@ -35,6 +35,9 @@ VERBS: Mapping[str, str] = MappingProxyType(
 )
 # What torchrun may start; any other verb would write one folder from several processes.
 TRAINS_TOGETHER = ("bap",)
+NOTHING_TO_RESUME = ("app", "data", "export")
+# Exit code of a command that Ctrl-C ended.
+INTERRUPTED = 130
 _HEAD = (
     "fieldmark finds, explains, measures and removes what a vision-language model spuriously\n"
     "relies on."
@@ -75,7 +78,8 @@ def _run_verb(verb: str, words: list[str]) -> int:
             raise
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("stopped; the same command with --resume goes on where it was", 130)
+        again = "; the same command with --resume goes on where it was"
+        return _fail(f"stopped{'' if verb in NOTHING_TO_RESUME else again}", INTERRUPTED)
     except OSError as error:
         if debug:
             raise
@@ -98,11 +102,14 @@ def _call(verb: str, words: list[str]) -> int:
 
     app = importlib.import_module(f"fieldmark.cli.{verb}").app
     try:
-        return int(app(words, prog_name=f"fieldmark {verb}", standalone_mode=False) or 0)
+        code = int(app(words, prog_name=f"fieldmark {verb}", standalone_mode=False) or 0)
     except TyperException as error:
         raise UsageError(error.format_message(), mend=f"see `fieldmark {verb} --help`") from error
     except typer.Abort:
         raise KeyboardInterrupt from None
+    if code == INTERRUPTED:  # typer's own word for Ctrl-C
+        raise KeyboardInterrupt
+    return code
 
 
 def _fail(message: str, code: int) -> int:

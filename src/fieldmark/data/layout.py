@@ -34,6 +34,26 @@ def find_folder(root: Path, names: Sequence[str], *, holds: str) -> Path:
     raise TableError(f"has no {holds}{below}", where=root, mend="check the path of --root")
 
 
+def read_lines(source: Path, *, mend: str) -> list[str]:
+    """Return the lines of a list that belongs to a data set.
+
+    Raises:
+        TableError: it is missing, or is no text in UTF-8.
+
+    Example:
+        >>> read_lines(Path("nowhere/images.txt"), mend="unpack it again")
+        Traceback (most recent call last):
+        ...
+        fieldmark.core.errors.TableError: nowhere/images.txt: is missing; unpack it again
+    """
+    try:
+        return source.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise TableError("is missing", where=source, mend=mend) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TableError("is no text in UTF-8", where=source, mend=mend) from error
+
+
 def list_missing(paths: Iterable[Path]) -> list[Path]:
     """Return the files that do not exist, asking each folder once.
 
@@ -41,15 +61,23 @@ def list_missing(paths: Iterable[Path]) -> list[Path]:
         >>> list_missing([Path("nowhere/a.jpg")])
         [PosixPath('nowhere/a.jpg')]
     """
-    held: dict[Path, set[str]] = {}
+    held: dict[Path, frozenset[str]] = {}
     missing = []
     for path in paths:
         folder = path.parent
         if folder not in held:
-            held[folder] = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+            held[folder] = _list_names(folder)
         if path.name not in held[folder]:
             missing.append(path)
     return missing
+
+
+def _list_names(folder: Path) -> frozenset[str]:
+    """Return the names in a folder; none where no folder can have such a name."""
+    try:
+        return frozenset(path.name for path in folder.iterdir())
+    except (OSError, ValueError):
+        return frozenset()
 
 
 def describe_missing(missing: Sequence[Path], *, root: Path) -> str:

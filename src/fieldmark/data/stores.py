@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from fieldmark.core.errors import FieldmarkError
@@ -162,9 +163,13 @@ def _read_index(path: Path) -> NDArray[np.int64] | None:
     if not (index.is_file() and path.is_file()):
         return np.empty((0, 1, 4), np.int64)
     if is_whole(index):
-        facts: NDArray[np.int64] = load_file(index)["images"]
-        if path.stat().st_size >= _count_bytes(facts):
-            return facts
+        with contextlib.suppress(SafetensorError, KeyError):
+            facts: NDArray[np.int64] = load_file(index)["images"]
+            fits = facts.dtype == np.int64 and facts.ndim == 3 and facts.shape[2] == 4
+            if fits and (facts >= 0).all():
+                # In floats no product overflows.
+                needed = facts[..., :3].prod(-1, dtype=np.float64).sum()
+                return facts if path.stat().st_size >= needed else None
     return None
 
 

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from fieldmark.core.fetch import fetch_debian
 
 PACKAGE = "wordnet-base"
 _FOLDER = "usr/share/wordnet"
+# WordNet 3.0 has 20 levels of nouns.
+_TALLEST = 100
 # A hypernym, and the class that an instance ("Everest") is one of.
 _UP = ("@", "@i")
 # Endings of plurals and of their singulars, as WordNet's own morphology has them (morphy(7WN)).
@@ -97,6 +100,7 @@ def read_wordnet(folder: Path) -> WordNet:
             offset, words[offset], parents[offset] = _parse_synset(line)
         except (ValueError, IndexError) as error:
             raise _bad_line(folder / "data.noun", number) from error
+    _check_tree(parents, folder / "data.noun")
     senses: dict[str, tuple[int, ...]] = {}
     for number, line in _read_lines(folder / "index.noun"):
         try:
@@ -300,6 +304,21 @@ def _parse_lemma(line: str) -> tuple[str, tuple[int, ...]]:
     if count < 1 or len(parts) != 6 + int(parts[3]) + count:
         raise ValueError("the line has another number of senses than it says")
     return parts[0], tuple(int(part) for part in parts[-count:])
+
+
+def _check_tree(parents: Mapping[int, tuple[int, ...]], path: Path) -> None:
+    """Refuse a tree with a hypernym that is not there, in a circle, or too tall to climb."""
+    depths: dict[int, int] = {}
+    try:
+        for synset in TopologicalSorter(parents).static_order():
+            depths[synset] = 1 + max((depths[parent] for parent in parents[synset]), default=0)
+        whole = max(depths.values(), default=0) <= _TALLEST
+    except (KeyError, CycleError):
+        whole = False
+    if not whole:
+        raise InputError(
+            "its hypernyms are no tree", where=path, mend=f"use the files of {PACKAGE} of Debian"
+        )
 
 
 def _bad_line(path: Path, number: int) -> InputError:

@@ -8,20 +8,24 @@ What is drawn at random is a function of seed and epoch, so it needs no state.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fieldmark.core.atomic import write_text
 from fieldmark.core.errors import InputError
 from fieldmark.core.json_text import parse_json
-from fieldmark.core.sealed import SEAL, is_whole, sealing
+from fieldmark.core.sealed import SEAL, check, is_whole, read_sealed_json, sealing
+from fieldmark.models.checkpoint import load_weights
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "loss.jsonl"
+MEND_FOLDER = "delete its folder, and --resume trains again from the start"
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,12 @@ def load_checkpoint(folder: Path, modules: nn.ModuleDict, *, optimizer: torch.op
             where=path,
             mend="delete it, and --resume trains again from the start",
         )
+    steps: list[int] = []
+    load_weights(lambda: steps.append(_restore(path, modules, optimizer=optimizer)), path=path)
+    return steps[0]
+
+
+def _restore(path: Path, modules: nn.ModuleDict, *, optimizer: torch.optim.AdamW) -> int:
     device = next(modules.parameters()).device
     with safe_open(path, framework="pt", device=str(device)) as stored:
         names = set(stored.keys())
@@ -96,11 +106,50 @@ def load_checkpoint(folder: Path, modules: nn.ModuleDict, *, optimizer: torch.op
             for moment in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{moment}.{name}" in names:
                     value = stored.get_tensor(f"{moment}.{name}")
+                    if value.shape != (() if moment == "step" else parameter.shape):
+                        raise ValueError(f"{moment} of {name} has another shape")
                     # AdamW counts its steps on the CPU.
                     state[moment] = value.cpu() if moment == "step" else value
+            if len(state) not in (0, 3):
+                raise ValueError(f"{name} lacks a moment")
             if state:
                 optimizer.state[parameter] = state
         return int(stored.metadata()["step"])
+
+
+def read_scores(path: Path) -> list[float]:
+    """Return the score of each epoch so far out of the sealed file that keeps them.
+
+    Args:
+        path: of the file; none before the first epoch.
+
+    Raises:
+        InputError: it is damaged, or holds anything but numbers.
+
+    Example:
+        >>> read_scores(Path("nowhere/scores.json"))
+        []
+    """
+    if not path.is_file():
+        return []
+    scores: Any = read_sealed_json(path).get("scores")
+    try:
+        found = [float(score) for score in scores if not isinstance(score, str)]
+    except (TypeError, OverflowError):
+        found = []
+    if not found or len(found) != len(scores) or not all(map(math.isfinite, found)):
+        raise InputError("holds no scores", where=path, mend=MEND_FOLDER)
+    return found
+
+
+def load_best(path: Path, modules: nn.Module) -> None:
+    """Load the weights of the best epoch.
+
+    Raises:
+        InputError: they are damaged, or of other modules.
+    """
+    check(path, mend=MEND_FOLDER)
+    load_weights(lambda: modules.load_state_dict(load_file(path)), path=path)
 
 
 def read_losses(folder: Path, *, before: int | None = None) -> list[LossRow]:

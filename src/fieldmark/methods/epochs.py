@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
 from fieldmark.core.errors import NotApplicableError
-from fieldmark.core.sealed import SEAL, check, read_sealed_json, sealing, write_sealed_json
+from fieldmark.core.sealed import SEAL, sealing, write_sealed_json
+from fieldmark.methods import checkpoints
 from fieldmark.methods.fine_tuning_config import Selection
 from fieldmark.methods.images import TaskImages
 from fieldmark.metrics.groups import count_groups, worst_group_accuracy
@@ -97,13 +98,11 @@ def score_epoch(right: NDArray[np.bool_], groups: NDArray[np.int64], *, by: Sele
 
 def read_scores(folder: Path) -> list[float]:
     """Return the score of each epoch so far."""
-    path = folder / SCORES
-    return list(read_sealed_json(path)["scores"]) if path.is_file() else []
+    return checkpoints.read_scores(folder / SCORES)
 
 
 def restore_best(folder: Path, tower: nn.Module, head: nn.Module) -> tuple[int, list[float]]:
     """Load the best epoch into a tower and a head; return its number and all scores."""
-    check(folder / BEST, mend="delete its folder, and --resume trains again from the start")
-    nn.ModuleDict({"tower": tower, "head": head}).load_state_dict(load_file(folder / BEST))
+    checkpoints.load_best(folder / BEST, nn.ModuleDict({"tower": tower, "head": head}))
     scores = read_scores(folder)
     return int(np.argmax(scores)), scores

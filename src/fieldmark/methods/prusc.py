@@ -25,8 +25,8 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -37,7 +37,8 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional
 
-from fieldmark.core.atomic import write_json
+from fieldmark.core.errors import InputError
+from fieldmark.core.sealed import read_sealed_json, write_sealed_json
 from fieldmark.core.seeds import derive_seed, generator
 from fieldmark.methods.classifier import open_head
 from fieldmark.methods.fine_tuning import (
@@ -258,10 +259,22 @@ def choose_task_set(run: FineTuning) -> TaskSet:
         rows = sample_task_rows(run.images.codes, clusters, ratio=config.task_ratio, seed=run.seed)
         sizes = np.bincount(clusters).tolist()
         found = {"rows": rows.tolist(), "clusters": clusters[rows].tolist(), "sizes": sizes}
-        write_json(path, found)
-    kept = json.loads(path.read_text())
-    rows, clusters = (np.array(kept[name], np.int64) for name in ("rows", "clusters"))
-    return TaskSet(rows=rows, clusters=clusters, sizes=kept["sizes"])
+        write_sealed_json(path, found)
+    return _read_task_set(path)
+
+
+def _read_task_set(path: Path) -> TaskSet:
+    """Read the task set that was drawn; its seal tells whether it is that."""
+    mend = "delete its folder, and --resume draws it again"
+    try:
+        kept = read_sealed_json(path)
+        rows, clusters = (np.array(kept[name], np.int64) for name in ("rows", "clusters"))
+        sizes = [int(size) for size in kept["sizes"]]
+    except (InputError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError("is damaged", where=path, mend=mend) from error
+    if rows.ndim != 1 or rows.shape != clusters.shape:
+        raise InputError("is damaged", where=path, mend=mend)
+    return TaskSet(rows=rows, clusters=clusters, sizes=sizes)
 
 
 def _adapt(material: Material) -> Adapted:

@@ -16,7 +16,7 @@ Shape letters: n composites, U objects.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +31,8 @@ RESAMPLES, DRAWS = 2000, 10_000
 _EXACT = 13
 # Differences are shares of a few composites; sums of them differ in the last bits only.
 _EQUAL = 1e-9
+# One-sided: what a 95 % interval leaves beyond either end.
+_SURE = 0.025
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -85,8 +87,8 @@ class GapChange:
     """What a second encoder has over a first, object by object; below 0 where it leans less.
 
     Attributes:
-        gap: change of the BG-gap, in [-1, 1].
-        flip_rate: change of the share of answers that change.
+        gap: change of the BG-gap, in [-2, 2].
+        flip_rate: change of the share of answers that change, in [-1, 1].
     """
 
     gap: Estimate
@@ -171,18 +173,54 @@ def measure_background_gap(
     def estimate(values: Floats, name: str, *, share: bool) -> Estimate:
         return estimate_mean(values, labels, share=share, seed=seed, name=name, resamples=resamples)
 
+    def estimate_gap(values: Floats, name: str) -> Estimate:
+        return _widen(estimate(values, name, share=False), values[~np.isnan(values)], seed=seed)
+
     by_class = {
-        kind: estimate(np.where(labels == kind, gaps, np.nan), f"gap {kind}", share=False)
+        kind: estimate_gap(np.where(labels == kind, gaps, np.nan), f"gap {kind}")
         for kind in np.unique(labels).tolist()
     }
     return BackgroundGap(
         same=estimate(answers.same, "same", share=True),
         other=estimate(answers.other, "other", share=True),
-        gap=estimate(gaps, "gap", share=False),
+        gap=estimate_gap(gaps, "gap"),
         flip_rate=estimate(answers.flips, "flips", share=True),
         p_value=flip_signs(gaps, seed=seed),
         by_class=by_class,
     )
+
+
+def _widen(found: Estimate, gaps: Floats, *, seed: int) -> Estimate:
+    """Widen the interval of a gap to what so few objects that differ can tell.
+
+    Draws of objects of which one differs know of that one alone, and of none on the other side. So
+    the two sides, objects that do better on either kind of scene, have Wilson's interval each,
+    joined by squares (Zou and Donner 2008). An end stays where flips of signs tell the gap from 0
+    towards it.
+    """
+    if not len(gaps):
+        return found
+    (gain, above), (loss, below) = (_bound_share(gaps.clip(0)), _bound_share((-gaps).clip(0)))
+    low = found.value - math.hypot(gain - above.low, below.high - loss)
+    high = found.value + math.hypot(above.high - gain, loss - below.low)
+    old = found.interval
+    if flip_signs(gaps, seed=seed) > _SURE:
+        old = Interval(max(-1.0, min(low, old.low)), old.high)
+    if flip_signs(-gaps, seed=seed) > _SURE:
+        old = Interval(old.low, min(1.0, max(high, old.high)))
+    return replace(found, interval=old)
+
+
+def _bound_share(values: Floats) -> tuple[float, Interval]:
+    """Return the mean of values in [0, 1] and Wilson's interval of it.
+
+    Trials are as many objects as would be if each value were 0 or 1. Values vary less than that;
+    one more object of 0 and one of 1 keep a spread that nobody saw from being none.
+    """
+    mean, more = float(values.mean()), np.append(values, [0.0, 1.0])
+    middle = float(more.mean())
+    trials = len(values) * middle * (1 - middle) / float(more.var())
+    return mean, wilson_interval(mean * trials, trials)
 
 
 def compare_background_gaps(
@@ -266,7 +304,10 @@ def estimate_mean(
         interval = wilson_interval(min(max(value, 0.0), 1.0) * count, count)
     else:
         reach = wilson_interval(0, count).high
-        interval = Interval(max(-1.0, value - reach), min(1.0, value + reach))
+        # A change of a gap may itself lie beyond 1.
+        interval = Interval(
+            min(value, max(-1.0, value - reach)), max(value, min(1.0, value + reach))
+        )
     bias = float(np.median(drawn)) - value
     return Estimate(value=value, interval=interval, bias=bias, count=count)
 

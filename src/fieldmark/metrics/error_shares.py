@@ -160,6 +160,7 @@ def _make_share(
     name: str, place: int, *, total: Floats, drawn: Floats, units: int, images: int
 ) -> SourceShare:
     share, null, corrected = (float(x) for x in _take(total, place))
+    ceiling = float(total[1] / total[0]) if total[0] else math.nan
     shares, _, corrections = _take(drawn, place)
     beyond = corrected * total[1] / images if images else math.nan
     return SourceShare(
@@ -170,7 +171,9 @@ def _make_share(
         interval=_bound(shares, share, units=units),
         null=null,
         corrected=corrected,
-        corrected_interval=_bound_corrected(corrections, corrected, (share, null), units=units),
+        corrected_interval=_bound_corrected(
+            corrections, corrected, (share, null, ceiling), units=units
+        ),
         of_images=float(total[2 + place] / images) if images else math.nan,
         corrected_of_images=float(beyond),
     )
@@ -212,16 +215,20 @@ def _bound(samples: Floats, value: float, *, units: int) -> Interval:
 
 
 def _bound_corrected(
-    samples: Floats, value: float, at: tuple[float, float], *, units: int
+    samples: Floats, value: float, at: tuple[float, float, float], *, units: int
 ) -> Interval:
-    """Bound a corrected share; where nothing varies, by Wilson's interval of the share."""
+    """Bound a corrected share; where nothing varies, by Wilson's interval of the share.
+
+    That is then the share of what is resolvable, `ceiling` of all: the rest has no say in it.
+    """
     known = samples[~np.isnan(samples)]
     if math.isnan(value) or not len(known):
         return UNDEFINED
     if np.ptp(known) > _FLAT:
         return correct_bias(known, value)
-    share, null = at
-    ends = correct_for_chance(list(wilson_interval(share * units, units)), null)
+    share, null, ceiling = at
+    among = wilson_interval(share * units, ceiling * units)
+    ends = correct_for_chance(list(among), null / ceiling)
     return Interval(*ends.tolist())
 
 

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -19,6 +20,8 @@ from fieldmark.core.sealed import SEAL, judge, seal
 
 # A folder that holds one of these was written as a model and may be replaced by another model.
 MODEL_FILES = ("open_clip_config.json", "config.json", "fake_encoder.json")
+# No vocabulary, no width and no image of an encoder is as large.
+LARGEST = 2**20
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -136,6 +139,33 @@ def find_weights(folder: Path, *, names: tuple[str, ...]) -> Path:
             mend="convert it to safetensors",
         )
     raise InputError("holds no weights", where=folder, mend=f"put {names[0]} there")
+
+
+def check_sizes(config: Any, *, where: Path | str) -> None:
+    """Refuse a configuration with sizes that no encoder has, before anything of them is allocated.
+
+    Args:
+        config: its values, as JSON has them.
+        where: it is from.
+
+    Raises:
+        InputError: more than 1,000 layers, or another number of more than `LARGEST`.
+
+    Example:
+        >>> check_sizes({"text_config": {"num_hidden_layers": 10**6}}, where="config.json")
+        Traceback (most recent call last):
+        ...
+        fieldmark.core.errors.InputError: config.json: says num_hidden_layers = 1000000; mend it
+    """
+    parts = [("", config)]
+    while parts:
+        name, value = parts.pop()
+        if isinstance(value, dict):
+            parts += [(str(key), part) for key, part in value.items()]
+        elif isinstance(value, list | tuple):
+            parts += [(name, part) for part in value]
+        elif isinstance(value, int | float) and value > (1000 if "layers" in name else LARGEST):
+            raise InputError(f"says {name[:80]} = {str(value)[:80]}", where=where, mend="mend it")
 
 
 def load_weights(load: Callable[[], object], *, path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fieldmark.core.atomic import MEND_CACHE, hash_json, write_json
@@ -49,14 +49,25 @@ class EmbeddingCache:
         """
         wanted, found = set(images), dict[str, NDArray[np.float32]]()
         for shard in sorted(self.folder.glob("shard-*.safetensors")):
-            if not is_whole(shard):
+            held = self._read_shard(shard)
+            if held is None:
                 discard(shard, instead="its images are embedded again")
-                continue
+            else:
+                found.update((name, value) for name, value in held.items() if name in wanted)
+        return found
+
+    def _read_shard(self, shard: Path) -> dict[str, NDArray[np.float32]] | None:
+        """Return what a shard holds; nothing where it is damaged or of another content."""
+        if not is_whole(shard):
+            return None
+        try:
             with safe_open(shard, framework="numpy") as file:
                 names: list[str] = json.loads(file.metadata()["images"])
                 values: NDArray[np.float32] = file.get_tensor("embeddings")
-            found.update((n, v) for n, v in zip(names, values, strict=True) if n in wanted)
-        return found
+            fits = values.dtype == np.float32 and values.shape == (len(names), self.dim)
+            return dict(zip(names, values, strict=True)) if fits else None
+        except (SafetensorError, OSError, ValueError, LookupError, TypeError, RecursionError):
+            return None
 
     def write(self, embeddings: Mapping[str, NDArray[np.float32]]) -> None:
         """Add a shard: hash of image to (D,).

@@ -19,6 +19,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 
+from fieldmark import __version__
 from fieldmark.core.errors import FieldmarkError, MissingExtraError, UnknownNameError, UsageError
 
 Shared = TypeVar("Shared")
@@ -121,6 +123,8 @@ class RayEngine:
         import ray
 
         on_gpu = device is not None and device.type == "cuda"
+        if on_gpu and not ray.cluster_resources().get("GPU"):
+            raise UsageError("the Ray cluster has no GPU", mend="give --device cpu")
         options = ray.remote(
             num_cpus=self.threads,
             num_gpus=1 if on_gpu else 0,
@@ -128,23 +132,40 @@ class RayEngine:
             max_calls=0,  # by default a worker with a GPU ends after one task
         )
         task = options(_run_shard)
-        place = _Place(self.threads, Path.cwd(), _list_settings())
-        held = ray.put(shared)
+        place = _Place(__version__, self.threads, Path.cwd(), _list_settings())
         waiting = iter(enumerate(shards))
         under_way: dict[Any, int] = {}
-        try:
-            while True:
-                while len(under_way) < AHEAD * self.workers and (item := next(waiting, None)):
-                    reference = task.remote(work, [held], item[1], place=place)
-                    under_way[reference] = item[0]
-                if not under_way:
-                    return
-                (done,), _ = ray.wait(list(under_way), num_returns=1)
-                number = under_way.pop(done)
-                yield number, _collect(done, number=number)
-        finally:
-            for reference in under_way:
-                ray.cancel(reference)
+        with _naming_losses():
+            held = ray.put(shared)
+            try:
+                while True:
+                    while len(under_way) < AHEAD * self.workers and (item := next(waiting, None)):
+                        reference = task.remote(work, [held], item[1], place=place)
+                        under_way[reference] = item[0]
+                    if not under_way:
+                        return
+                    (done,), _ = ray.wait(list(under_way), num_returns=1)
+                    number = under_way.pop(done)
+                    yield number, _collect(done, number=number)
+            finally:
+                for reference in under_way:
+                    ray.cancel(reference)
+
+
+@contextlib.contextmanager
+def _naming_losses() -> Iterator[None]:
+    """Say in a line that the cluster is gone."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError:
+        raise
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        raise FieldmarkError(
+            f"the Ray cluster was lost ({_shorten(error)})",
+            mend="look at its head; the same command with --resume goes on where it was",
+        ) from error
 
 
 @contextlib.contextmanager
@@ -160,7 +181,8 @@ def open_engine(name: str = "local", *, workers: int | None = None) -> Iterator[
 
     Raises:
         UnknownNameError: there is no such engine.
-        UsageError: a number of workers below 1, or for the engine `local`.
+        UsageError: a number of workers below 1, or for the engine `local`; or Ray was imported
+            before, without the secret of a cluster of our own.
         MissingExtraError: Ray is not installed.
         FieldmarkError: the cluster cannot be reached.
 
@@ -193,6 +215,7 @@ def open_engine(name: str = "local", *, workers: int | None = None) -> Iterator[
 def _joined(name: str, *, workers: int | None) -> Iterator[Any]:
     """Yield the library once this process is in a session; end the session if it began here."""
     address = os.environ.get("RAY_ADDRESS", "local") if name == "ray" else name
+    early = bool(sys.modules.get("ray")) and not _make_token.cache_info().currsize
     with _quiet_environment(own=address == "local"):
         try:
             import ray
@@ -201,6 +224,12 @@ def _joined(name: str, *, workers: int | None) -> Iterator[Any]:
         if ray.is_initialized():
             yield ray
             return
+        if early and address == "local":
+            # Ray reads the token when it is imported.
+            raise UsageError(
+                "Ray was imported before the engine was opened",
+                mend="open the engine first, or call ray.init, whose session it then joins",
+            )
         # A joined cluster has its own size and settings.
         sizes: dict[str, Any] = {}
         if address == "local":
@@ -211,11 +240,8 @@ def _joined(name: str, *, workers: int | None) -> Iterator[Any]:
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **sizes)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            told = [line.strip() for line in str(error).splitlines() if line.strip()]
-            # Between the first line and the last may stand a trace of Ray's own.
-            reason = " ".join(dict.fromkeys([*told[:1], *told[-1:]])) or type(error).__name__
             raise FieldmarkError(
-                f"Ray cannot be started or reached ({reason})", where=address, mend=_MEND
+                f"Ray cannot be started or reached ({_shorten(error)})", where=address, mend=_MEND
             ) from error
         try:
             yield ray
@@ -224,6 +250,12 @@ def _joined(name: str, *, workers: int | None) -> Iterator[Any]:
 
 
 _MEND = "see docs/howto/scale.md"
+
+
+def _shorten(error: Exception) -> str:
+    """Return the first line and the last; between them may stand a trace of Ray's own."""
+    told = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(dict.fromkeys([*told[:1], *told[-1:]])) or type(error).__name__
 
 
 def _reach(address: str) -> None:
@@ -288,11 +320,17 @@ class _Result(NamedTuple):
 class _Place(NamedTuple):
     """What a worker takes over from the process that sends it work."""
 
+    version: str
     threads: int
     folder: Path
     settings: dict[str, str]
 
     def enter(self) -> None:
+        if __version__ != self.version:
+            raise UsageError(
+                f"fieldmark is {self.version} here and {__version__} on {socket.gethostname()}",
+                mend="install the same on every host",
+            )
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
         with contextlib.suppress(OSError):  # on another host the folder may be missing
@@ -315,13 +353,13 @@ def _run_shard(work: Any, reference: list[Any], shard: Any, *, place: _Place) ->
     """Do one shard in a worker, which keeps what it was sent for the next."""
     import ray
 
-    place.enter()
     name = reference[0].hex()
-    if name not in _held:
-        _held.clear()
-        _held[name] = ray.get(reference[0])
     parts: list[Any] = []
     try:
+        place.enter()
+        if name not in _held:
+            _held.clear()
+            _held[name] = ray.get(reference[0])
         parts.extend(work(_held[name], shard))
     except FieldmarkError as error:
         facts = {key: str(value) for key, value in vars(error).items() if value is not None}
@@ -335,8 +373,13 @@ def _collect(reference: Any, *, number: int) -> Generator[Any]:
 
     try:
         result: _Result = ray.get(reference)
-    except ray.exceptions.RayTaskError:
-        raise
+    except ray.exceptions.RayTaskError as error:
+        if not isinstance(error, ray.exceptions.RaySystemError):
+            raise
+        raise FieldmarkError(
+            f"a Ray worker cannot read what it was sent ({str(error).strip().splitlines()[-1]})",
+            mend="install the same fieldmark, with the same extras, on every host",
+        ) from error
     except ray.exceptions.RayError as error:
         raise FieldmarkError(
             f"shard {number} was lost with its Ray worker {RETRIES + 1} times",

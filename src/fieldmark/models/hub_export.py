@@ -8,10 +8,13 @@ import os
 from pathlib import Path
 
 from fieldmark.core.errors import FetchError
-from fieldmark.models.hub import first_line, is_offline
+from fieldmark.models.hub import is_offline
 from fieldmark.models.hub_layout import check_repository
 
 MESSAGE = "Upload with fieldmark"
+# Of what the library says of an error: the most that is told, and what is told of no use.
+LONGEST = 400
+_ADVICE = "For more information check"
 
 
 def push_folder(folder: Path, *, repo: str, private: bool = False) -> str:
@@ -30,7 +33,8 @@ def push_folder(folder: Path, *, repo: str, private: bool = False) -> str:
 
     Raises:
         UsageError: `repo` is no name of a repository.
-        FetchError: the hub cannot be reached, there is no token, or the hub refuses.
+        FetchError: the hub cannot be reached, there is no token, the hub refuses, or a repository
+            that is to be private is there and public.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -43,12 +47,26 @@ def push_folder(folder: Path, *, repo: str, private: bool = False) -> str:
     errors = _list_client_errors()
     try:
         address = api.create_repo(repo, private=private, exist_ok=True)
+        if private and not api.model_info(repo).private:
+            raise FetchError(
+                "is there and public, and --private makes only a new one private",
+                where=repo,
+                mend="make it private on the hub, or leave --private out; nothing was sent",
+            )
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message=MESSAGE)
     except errors as error:
-        # Of a large file the library says only that it failed, and why is in the cause.
-        reasons = [first_line(one) for one in (error, error.__cause__) if one is not None]
-        raise _refused(repo, ", ".join(reasons), folder=folder) from error
+        raise _refused(repo, _write_reason(error), folder=folder) from error
     return str(address)
+
+
+def _write_reason(error: Exception) -> str:
+    """Return what the library and the hub say in one line, each sentence once.
+
+    Of a large file the library says only that it failed, and why is in the cause.
+    """
+    told = f"{error}\n{error.__cause__ or ''}".splitlines()
+    lines = [line.strip().rstrip(".:") for line in told if not line.startswith(_ADVICE)]
+    return ", ".join(dict.fromkeys(filter(None, lines)))[:LONGEST] or type(error).__name__
 
 
 def _list_client_errors() -> tuple[type[Exception], ...]:

@@ -18,8 +18,9 @@ from fieldmark.models.encoder import Encoder
 from fieldmark.models.open_clip import CONFIG
 
 CARD = "README.md"
-# Keys under which transformers keeps where a file was read from.
+# Keys under which transformers keeps where a file was read from, and how it was read.
 SOURCES = ("_name_or_path", "name_or_path")
+READING = ("is_local", "local_files_only")
 CONFIGS = (
     "config.json",
     "tokenizer_config.json",
@@ -104,7 +105,7 @@ def _name_repository(path: Path, *, repo: str) -> None:
 
 
 def _forget_paths(path: Path) -> None:
-    """Take local paths out of a configuration, at any depth; leave other files as they are."""
+    """Take out of a configuration, at any depth, what is true on this machine alone."""
     values = json.loads(path.read_text(encoding="utf-8"))
     if _forget(values):
         write_json(path, values)
@@ -114,10 +115,9 @@ def _forget(values: Any) -> bool:
     parts = values.values() if isinstance(values, dict) else values
     changed = sum(_forget(part) for part in parts if isinstance(part, dict | list))
     if isinstance(values, dict):
-        for key in SOURCES:
-            if is_local_path(str(values.get(key) or "")):
-                del values[key]
-                changed += 1
+        paths = [key for key in SOURCES if is_local_path(str(values.get(key) or ""))]
+        for key in (*paths, *READING):
+            changed += values.pop(key, None) is not None
     return changed > 0
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-from fieldmark.core.errors import InputError, UnknownNameError
+from fieldmark.core.errors import FieldmarkError, InputError, UnknownNameError
 from fieldmark.core.records import read_run
 from fieldmark.models.device import pick_device, pick_dtype
 from fieldmark.models.encoder import Encoder
-from fieldmark.models.hub import is_folder
+from fieldmark.models.hub import first_line, is_folder
 
 SCHEMES = ("open_clip", "hf-hub", "local-dir", "hf", "packaged")
 
@@ -50,7 +50,16 @@ def load_encoder(
     """
     chosen = pick_device(device)
     dtype = pick_dtype(precision, device=chosen)
-    encoder = _load_sized(uri.strip())
+    try:
+        encoder = _load_sized(uri.strip())
+    except (FieldmarkError, ImportError):
+        raise
+    except Exception as error:  # a library raises anything at a configuration that it cannot use
+        raise InputError(
+            f"holds no usable model ({type(error).__name__}: {first_line(error)})",
+            where=uri[:200],
+            mend="check its configuration and its tokenizer, or copy it again",
+        ) from error
     if chosen.type == "cpu" and dtype == torch.float32:
         return encoder
     return encoder.place(device=chosen, dtype=None if dtype == torch.float32 else dtype)

@@ -29,7 +29,13 @@ from fieldmark.core.errors import (
 )
 from fieldmark.core.json_text import parse_json
 from fieldmark.models.adapter import DualEncoder, fingerprint
-from fieldmark.models.checkpoint import find_weights, load_weights, replacing_folder, write_weights
+from fieldmark.models.checkpoint import (
+    check_sizes,
+    find_weights,
+    load_weights,
+    replacing_folder,
+    write_weights,
+)
 from fieldmark.models.conv_towers import ConvNeXt, ModifiedResNet, TimmTrunk
 from fieldmark.models.encoder import EncoderSpec
 from fieldmark.models.hub import fetch_hub_file, fetch_tokenizer, first_line, missing_library
@@ -192,7 +198,8 @@ def load_folder(folder: Path, *, uri: str | None = None) -> DualEncoder:
         raise InputError(f"holds no {CONFIG}", where=folder, mend="give a model's folder")
     model_cfg, preprocess_cfg = read_config(folder / CONFIG)
     text_cfg = model_cfg["text_cfg"]
-    if "hf_model_name" in text_cfg and (folder / "config.json").is_file():
+    if "hf_model_name" in text_cfg:
+        # Its configuration lies beside the weights: a folder sends nobody to the hub.
         text_cfg["hf_model_name"] = str(folder.absolute())
     weights = find_weights(folder, names=LOCAL_WEIGHTS)
     tokenizer = make_tokenizer(text_cfg, folder=folder)
@@ -221,6 +228,15 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise InputError(
             f"is no open_clip configuration ({error})", where=path, mend="write it anew"
         ) from error
+    check_sizes(config, where=path)
+    timm_name = model_cfg["vision_cfg"].get("timm_model_name")
+    if timm_name and ":" in str(timm_name):
+        # timm would ask the hub, or any folder, for it.
+        raise InputError(
+            f"names the image tower {timm_name!r}, which lies elsewhere",
+            where=path,
+            mend="name an architecture of timm",
+        )
     wanted = PREPROCESS_KEYS if is_siglip else PREPROCESS_KEYS[:2]
     lacking = [key for key in wanted if not preprocess_cfg.get(key)]
     if lacking:

@@ -294,11 +294,15 @@ def _describe(part: Path, name: str, head: Head) -> dict[str, Any]:
 
 def _check(folder: Path) -> None:
     files = read_manifest(folder).get("files")
-    if not files:
+    if not files or not isinstance(files, dict):
         raise ChecksumError("has no manifest", where=folder, mend="delete it to have it made again")
     for name, digest in files.items():
         path = folder / name
-        if not path.is_file() or hash_file(path) != digest:
+        try:
+            whole = path.is_file() and hash_file(path) == digest
+        except (OSError, ValueError):
+            whole = False
+        if not whole:
             raise ChecksumError(
                 "is missing or damaged",
                 where=path,

@@ -4,11 +4,11 @@
     OUT/shard-000001.safetensors    ...; every shard but the last has `shard_size` rows
 
 The metadata of a shard says what it holds: `rows`, a JSON list with [id, label, split, problem] of
-each row (the problem is blank, or says why the row is NaN), `content`, a SHA-256 of all ids and
-bytes, and `key`, one of the weights, their type and the preprocessing. A shard is written whole or
-not at all, with its checksum. A run that goes on reads past the shards that are there, checks that
-the stream still says the same, and embeds only what is missing; memory depends on the sizes of a
-batch and a shard, not on the length of the stream.
+each row (the problem is blank, or says why the row is NaN), `content`, a SHA-256 of all ids,
+labels, splits and bytes, and `key`, one of the weights, their type and the preprocessing. A shard
+is written whole or not at all, with its checksum. A run that goes on reads past the shards that are
+there, checks that the stream still says the same, and embeds only what is missing; memory depends
+on the sizes of a batch and a shard, not on the length of the stream.
 
 Shape letters: m images of a shard, D embedding dimensions.
 """
@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
@@ -98,7 +98,7 @@ class StreamSummary:
         unreadable: how many of them could not be read.
         shards: how many shards they are in.
         reused: how many shards were there already.
-        content: SHA-256 of the ids and bytes of all images in order, by shard.
+        content: SHA-256 of the ids, labels, splits and bytes of all images in order, by shard.
         problems: id and reason of the first unreadable images.
     """
 
@@ -293,8 +293,8 @@ def _batch(ready: Iterator[_Ready], size: int) -> Iterator[list[_Ready]]:
 
 
 def _digest(content: hashlib._Hash, image: StreamImage) -> None:
-    name = image.id.encode("utf-8", "surrogatepass")
-    content.update(hashlib.sha256(name).digest())
+    words = json.dumps([image.id, image.label, image.split])
+    content.update(hashlib.sha256(words.encode()).digest())
     content.update(hashlib.sha256(image.data).digest())
 
 
@@ -309,7 +309,9 @@ def _check_same(images: Iterable[StreamImage], shard: EmbeddedShard) -> None:
 
 def _other_images(path: Path) -> InputError:
     return InputError(
-        "was made of other images than the stream has now", where=path, mend="choose another --out"
+        "was made of other images or labels than the stream has",
+        where=path,
+        mend="choose another --out",
     )
 
 
@@ -324,12 +326,15 @@ def _read_kept(path: Path, *, key: str | None) -> EmbeddedShard | None:
     """Return a whole shard, None where there is none: a damaged one is made again."""
     if not is_whole(path):
         return None
-    with safe_open(path, framework="numpy") as file:
-        words = file.metadata()
-    if key is not None and words["key"] != key:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            words = file.metadata()
+        if key is not None and words["key"] != key:
+            return None
+        rows = [StreamRow(*map(str, row)) for row in json.loads(words["rows"])]
+        return EmbeddedShard(path, rows, words["content"])
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
-    rows = [StreamRow(*row) for row in json.loads(words["rows"])]
-    return EmbeddedShard(path, rows, words["content"])
 
 
 def _cast(encoder: Encoder, dtype: torch.dtype) -> Encoder:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from fieldmark.core.errors import FetchError, InputError
 from fieldmark.core.registry import look_up
 from fieldmark.models.adapter import DualEncoder, fingerprint
-from fieldmark.models.checkpoint import PICKLES, load_weights, replacing_folder
+from fieldmark.models.checkpoint import PICKLES, check_sizes, load_weights, replacing_folder
 from fieldmark.models.encoder import EncoderSpec, Interpolation, Resize
 from fieldmark.models.hf_towers import ClipTower, NaflexTower, SiglipTower, join_patches
 from fieldmark.models.hub import (
@@ -136,6 +136,7 @@ def load_transformers(name: str) -> DualEncoder:
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=local_only)
         look_up(TOWERS, config.model_type, kind="transformers model type")
+        check_sizes(config.to_dict(), where=source)
         processor = AutoProcessor.from_pretrained(source, local_files_only=local_only)
     except ImportError as error:
         raise missing_library(error) from error

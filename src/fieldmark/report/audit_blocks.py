@@ -154,10 +154,9 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Notes:
-    """Terms and what they mean, or sentences, in small letters."""
+    """Terms and what they mean, in small letters."""
 
-    terms: tuple[tuple[str, str], ...] = ()
-    sentences: tuple[str, ...] = ()
+    terms: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +221,7 @@ def _cell(figure: Figure, *, text: str, unit: str) -> Cell:
     return Cell(text=text, interval=interval, count=count, order=figure.value)
 
 
-def span_points(figures: Sequence[Figure], *, legend: tuple[str, ...] = ()) -> Axis:
+def span_points(figures: Sequence[Figure]) -> Axis:
     """Return an axis that holds differences, their intervals and 0, in steps of 50 points.
 
     Example:
@@ -232,4 +231,4 @@ def span_points(figures: Sequence[Figure], *, legend: tuple[str, ...] = ()) -> A
     ends = [end for one in figures for end in (one.low, one.value, one.high) if not math.isnan(end)]
     low = math.floor(2 * min([0.0, *ends])) / 2
     high = math.ceil(2 * max([0.5, *ends])) / 2
-    return Axis(low=low, high=high, unit="points", reference=0.0, legend=legend)
+    return Axis(low=low, high=high, unit="points", reference=0.0)

@@ -22,12 +22,14 @@ from fieldmark.report.audit_contract import (
     AuditDiscovery,
     AuditParts,
     AuditSources,
+    Figure,
     Finding,
     Prediction,
     Region,
     TellingImage,
 )
 from fieldmark.report.audit_figures import (
+    capitalise,
     name_encoder,
     write_count,
     write_p_value,
@@ -45,6 +47,19 @@ PLACES = {
     "mixed": "They lie partly on the object, partly on the background",
     "unknown": "Where they lie cannot be told without masks",
 }
+WORDS = (
+    "Each is headed by the words that the model puts nearest to it, out of a list: trust the "
+    "pictures more. It goes with the class that the model leans to where it sees such a region."
+)
+RULES = {
+    "causal": "It was the background where the score of the answer falls more without the "
+    "background than without the object."
+}
+SHOWN = (
+    "Below stands what it answered by the names of the classes (zero-shot), and the score: the "
+    "cosine of image and name, 1 at most. What drove the answer is told by taking object and "
+    "background away, so it may differ from what is bright."
+)
 # Sources that have a line even where no error is theirs.
 CORE = ("background", "foreground")
 # Regions to show where few are more than chance, and at most.
@@ -83,7 +98,10 @@ def _show_regions(parts: AuditParts) -> Section:
         name="regions",
         title="Regions that go with errors",
         brief="Regions",
-        sentences=tuple(_tell_discovery(parts, one) for one in parts.discovery),
+        sentences=(
+            *(_tell_discovery(parts, one) for one in parts.discovery),
+            *((WORDS,) if galleries else ()),
+        ),
         blocks=galleries,
     )
 
@@ -91,17 +109,17 @@ def _show_regions(parts: AuditParts) -> Section:
 def _tell_discovery(parts: AuditParts, one: AuditDiscovery) -> str:
     start = write_prefix(parts, one.encoder)
     seen = (
-        f"{start}RaVL cut {write_count(one.images, 'images')} into regions, put those that look "
-        f"alike together ({write_count(one.clusters, 'clusters')}) and asked with which of them "
-        "accuracy changes"
+        f"{start}{write_count(one.images, 'images')} were cut into regions (RaVL), and those that "
+        f"look alike put together ({write_count(one.clusters, 'clusters')}). Does accuracy change "
+        "with one of them"
     )
     passed = sum(region.significant for region in one.findings)
     if not one.findings:
-        return f"{seen}: none was kept{f' ({one.reason})' if one.reason else ''}."
+        return f"{seen}? None was kept{f' ({one.reason})' if one.reason else ''}."
     shown = len(choose_regions(one))
     rest = "" if shown == len(one.findings) else f" Here are {shown} of them."
     return (
-        f"{seen}: {write_count(len(one.findings), 'clusters')} stood out, {passed} of them more "
+        f"{seen}? {write_count(len(one.findings), 'clusters')} stood out, {passed} of them more "
         f"than chance explains.{rest}"
     )
 
@@ -143,8 +161,14 @@ def _show_sources(parts: AuditParts) -> Section:
         brief="Errors",
         sentences=(
             "Of each image that is named wrong: was it the object that drove the answer, or the "
-            "background? Any rule would lay some errors to the background by chance, so that "
-            "share stands beside each.",
+            "background? Answers are by the names of the classes (zero-shot).",
+            *(
+                RULES[rule]
+                for rule in dict.fromkeys(s.rule for s in parts.sources)
+                if rule in RULES
+            ),
+            "Chance would lay some errors to the background too, so that share stands beside each. "
+            "What is beyond chance is given as a part of all that chance leaves.",
         ),
         blocks=tuple(
             _tabulate_sources(parts, one, number=number) for number, one in enumerate(parts.sources)
@@ -155,9 +179,10 @@ def _show_sources(parts: AuditParts) -> Section:
 def _tabulate_sources(parts: AuditParts, sources: AuditSources, *, number: int) -> AuditTable:
     name = name_encoder(parts, sources.encoder)
     told = f"{write_count(sources.errors, 'errors')} of {write_count(sources.images, 'images')}"
+    rule = "" if sources.rule in RULES else f", by the rule {sources.rule}"
     return AuditTable(
         name=f"sources-{number}",
-        caption=f"{f'{name}, ' if name else ''}{told}, by the rule {sources.rule}",
+        caption=f"{f'{name}, ' if name else ''}{told}{rule}",
         headings=("Source", "Of the errors", "By chance", "Beyond chance"),
         lines=tuple(
             Line(
@@ -165,7 +190,7 @@ def _tabulate_sources(parts: AuditParts, sources: AuditSources, *, number: int) 
                     Cell(text=one.title),
                     cell_share(one.share),
                     Cell(text=write_percent(one.null.value), order=one.null.value),
-                    cell_share(one.corrected),
+                    _cell_beyond(one.corrected),
                 ),
                 dots=(one.null, one.share) if one.null.is_defined else (one.share,),
             )
@@ -176,16 +201,22 @@ def _tabulate_sources(parts: AuditParts, sources: AuditSources, *, number: int) 
     )
 
 
+def _cell_beyond(figure: Figure) -> Cell:
+    # Below 0 it has no lower bound and is a share of nothing.
+    if figure.value < 0:
+        told = "less than chance" if figure.high < 0 else "not told from chance"
+        return Cell(text=told, order=figure.value)
+    return cell_share(figure)
+
+
 def _show_images(parts: AuditParts) -> Section:
     maps = any(one.maps for one in parts.telling)
-    shown = "and, beside it, what spoke for the answer (bright) " if maps else ""
+    shown = " and, beside it, what spoke for the answer (bright)" if maps else ""
     return Section(
         name="images",
         title="The most telling images",
         brief="Images",
-        sentences=(
-            f"The image as the model sees it, {shown}with what it answered and the score of that.",
-        ),
+        sentences=(f"The image as the model sees it, the object outlined{shown}. {SHOWN}",),
         blocks=(
             Gallery(
                 kind="images",
@@ -202,28 +233,31 @@ def _make_image(parts: AuditParts, image: TellingImage) -> Card:
         area = f"object {write_percent(image.object_area)} of the image"
     mapped = {one.encoder for one in image.maps} if len(parts.encoders) > 1 else set()
     whole = [
-        _write_answer(one, encoder=name_encoder(parts, one.encoder))
+        _write_answer(parts, one, encoder=name_encoder(parts, one.encoder))
         for one in image.said
         if one.encoder not in mapped
     ]
     shots = [Shot(picture=image.picture, title=image.label, remarks=tuple(whole))]
     for one in image.maps:
-        said = [_write_answer(answer, encoder="") for answer in image.said
+        said = [_write_answer(parts, answer, encoder="") for answer in image.said
                 if answer.encoder == one.encoder and one.encoder in mapped]  # fmt: skip
         title = name_encoder(parts, one.encoder) or "what spoke for it"
         shots.append(Shot(picture=one, title=title, remarks=tuple(said)))
     return Card(
         title=image.id.rsplit("/", 1)[-1] or image.id,
         remark=area,
-        sentences=(image.why[:1].upper() + image.why[1:],) if image.why else (),
+        # The first encoder chose the images.
+        sentences=(capitalise(f"{write_prefix(parts, 0)}{image.why}"),) if image.why else (),
         shots=tuple(shots),
         label=image.label,
     )
 
 
-def _write_answer(said: Prediction, *, encoder: str) -> Remark:
+def _write_answer(parts: AuditParts, said: Prediction, *, encoder: str) -> Remark:
     score = "" if math.isnan(said.score) else f" {write_plain(said.score)}"
-    source = f", driven by the {said.source}" if said.source else ""
+    titles = {one.source: one.title for part in parts.sources for one in part.shares}
+    driver = titles.get(said.source, said.source)
+    source = f"; what drove it: {driver}" if driver else ""
     start = f"{encoder}: " if encoder else ""
     return Remark(text=f"{start}{said.predicted}{score}{source}", right=said.right)
 
@@ -237,11 +271,7 @@ def _show_changes(parts: AuditParts) -> Section:
             pair = found.get((name, 0)), found.get((name, 1))
             title = next(name_finding(one) for one in reversed(pair) if one is not None)
             cells = map(_make_cell, pair)
-            lines.append(
-                Line(
-                    cells=(Cell(text=title[:1].upper() + title[1:]), Cell(text=FATES[fate]), *cells)
-                )
-            )
+            lines.append(Line(cells=(Cell(text=capitalise(title)), Cell(text=FATES[fate]), *cells)))
     table = AuditTable(
         name="changes-table",
         caption=f"Findings {first} and {second}, effects in points, of regions as a sum of shares",

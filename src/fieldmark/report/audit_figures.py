@@ -11,6 +11,17 @@ from fieldmark.report.names import DASH
 # Composites of one object are not independent, so what is counted there is objects.
 UNITS = {"background_gap": "objects", "group_gap": "images", "region": "images"}
 
+PARTS = {
+    "groups": "accuracy by group",
+    "probe": "linear probe",
+    "discovery": "regions (RaVL)",
+    "sources": "sources of errors",
+    "swaps": "background swaps",
+    "covar": "controlled changes (COVAR)",
+    "additivity": "additivity",
+    "images": "most telling images",
+}
+
 CHANGES = {
     "original": "as it is",
     "background": "on another background",
@@ -88,10 +99,15 @@ def write_plain_figure(figure: Figure) -> str:
         >>> write_plain_figure(Figure(value=1.267, low=0.0, high=1.75, count=6))
         '1.27 [0.00, 1.75]'
     """
+    value = _write_fixed(figure.value)
     if math.isnan(figure.low + figure.high):
-        return write_plain(figure.value)
-    ends = f"[{write_plain(figure.low)}, {write_plain(figure.high)}]"
-    return f"{write_plain(figure.value)} {ends}"
+        return value
+    return f"{value} [{_write_fixed(figure.low)}, {_write_fixed(figure.high)}]"
+
+
+def _write_fixed(value: float) -> str:
+    text = DASH if math.isnan(value) else f"{value:.2f}"
+    return text.lstrip("-") if text == "-0.00" else text.replace("-", "\N{MINUS SIGN}")
 
 
 def write_count(count: int, unit: str) -> str:
@@ -169,7 +185,7 @@ def name_encoder(parts: AuditParts, encoder: int) -> str:
 def write_prefix(parts: AuditParts, encoder: int, *, head: str = "") -> str:
     """Return what a sentence begins with: which of two encoders and which head, if any."""
     words = ", ".join(filter(None, (name_encoder(parts, encoder), head and name_head(head))))
-    return f"{words[:1].upper()}{words[1:]}: " if words else ""
+    return f"{capitalise(words)}: " if words else ""
 
 
 def name_unit(finding: Finding) -> str:
@@ -190,5 +206,18 @@ def write_state(finding: Finding, *, margin: float) -> str:
         tail = f" ({p_value}, corrected for all checks)" if p_value else ""
         return f"more than chance explains{tail}"
     if finding.state == "not_found":
-        return f"the whole interval lies below {100 * margin:g} points"
-    return f"cannot be told with these {write_count(finding.figure.count, unit)}"
+        return f"the whole interval holds no loss of {100 * margin:g} points or more"
+    told = f"cannot be told with these {write_count(finding.figure.count, unit)}"
+    # The interval of the best of many clusters may lie off 0 by chance.
+    p_value = write_p_value(finding.adjusted_p_value) if finding.kind == "region" else ""
+    return f"{told} ({p_value}, corrected for all checks)" if p_value else told
+
+
+def capitalise(text: str) -> str:
+    """Return a text with a capital at its start, and nothing else changed.
+
+    Example:
+        >>> capitalise("on another background")
+        'On another background'
+    """
+    return text[:1].upper() + text[1:]

@@ -5,7 +5,6 @@ Every text of the record is escaped. Pictures are not inside: they are read from
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -23,10 +22,14 @@ from fieldmark.report.audit_blocks import (
     Steps,
 )
 from fieldmark.report.audit_contract import AuditParts
-from fieldmark.report.audit_figures import write_count
+from fieldmark.report.audit_figures import capitalise
+from fieldmark.report.audit_glances import list_glances
+from fieldmark.report.audit_making import PAPERS, describe_audit, list_pages
 from fieldmark.report.audit_parts import MEND, RECORD, read_audit
 from fieldmark.report.audit_sections import list_sections
-from fieldmark.report.audit_words import LEAD, write_title, write_verdict
+from fieldmark.report.audit_texts import escape_paragraph
+from fieldmark.report.audit_words import write_advice, write_lead, write_title, write_verdict
+from fieldmark.report.facts import Fact, list_facts
 from fieldmark.report.formats import escape_markdown
 from fieldmark.report.stored import refusing_damage
 
@@ -63,11 +66,19 @@ def render_audit_markdown(parts: AuditParts) -> str:
     verdicts = [write_verdict(parts, encoder) for encoder in range(len(parts.encoders))]
     chunks = [f"# {escape_markdown(write_title(parts))}"]
     chunks += [f"**{escape_markdown(one)}**" for one in verdicts]
-    chunks.append(escape_markdown(LEAD))
+    chunks += [escape_paragraph(one) for one in (write_advice(parts), write_lead(parts)) if one]
+    chunks += [_list_items(_tell_glances(parts))]
     for section in list_sections(parts):
         chunks += _list_section(section)
     chunks += _list_making(parts)
     return "\n\n".join(chunks) + "\n"
+
+
+def _tell_glances(parts: AuditParts) -> Iterator[str]:
+    for glance in list_glances(parts):
+        for label, value, interval, count in glance.values:
+            name = ", ".join(filter(None, (glance.name, label)))
+            yield f"{name}: {' '.join(filter(None, (value, interval)))} ({count})"
 
 
 def _list_section(section: Section) -> Iterator[str]:
@@ -75,7 +86,7 @@ def _list_section(section: Section) -> Iterator[str]:
     if section.name == "summary":
         yield _list_items(section.sentences)
     else:
-        yield from map(_write, section.sentences)
+        yield from map(escape_paragraph, section.sentences)
     for block in section.blocks:
         yield from _list_block(block)
 
@@ -86,46 +97,38 @@ def _list_block(block: Block) -> Iterator[str]:
             yield from _list_table(block)
         case Gallery():
             if block.title:
-                yield f"### {escape_markdown(_start(block.title))}"
+                yield f"### {escape_markdown(capitalise(block.title))}"
             for card in block.cards:
-                yield from _list_card(card, level=4 if block.title else 3)
+                title = capitalise(card.title) if block.kind == "findings" else card.title
+                yield from _list_card(card, title=title, level=4 if block.title else 3)
         case Notes():
-            yield _list_items(f"{_start(term)}: {meaning}." for term, meaning in block.terms)
+            yield _list_items(f"{capitalise(term)}: {meaning}." for term, meaning in block.terms)
         case Listing():
-            yield _list_items(map(_start, block.items))
+            yield _list_items(map(capitalise, block.items))
         case Steps():
             yield from _list_steps(block)
 
 
 def _list_steps(block: Steps) -> Iterator[str]:
     for number, step in enumerate(block.steps, start=1):
-        yield f"### {number}\\. {escape_markdown(_start(step.title))}"
+        yield f"### {number}\\. {escape_markdown(capitalise(step.title))}"
         if step.why:
-            yield _write(step.why)
+            yield escape_paragraph(capitalise(step.why))
         if step.command:
             yield fence(step.command)
 
 
-def _write(text: str) -> str:
-    """Escape a paragraph, also a start that would make it a list or a rule."""
-    return re.sub(r"^(\d*)([-=.])", r"\1\\\2", escape_markdown(text))
-
-
 def _list_items(items: Iterable[str]) -> str:
-    return "\n".join(f"- {_write(item)}" for item in items)
-
-
-def _start(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return "\n".join(f"- {escape_paragraph(item)}" for item in items)
 
 
 def _list_table(table: AuditTable) -> Iterator[str]:
-    yield f"**{escape_markdown(_start(table.caption))}**"
+    yield f"**{escape_markdown(capitalise(table.caption))}**"
     rule = [":--" if place < table.texts else "--:" for place in range(len(table.headings))]
     rows = [[cell.words for cell in line.cells] for line in table.lines]
-    yield _write_table([_start(one) for one in table.headings], rule=rule, rows=rows)
+    yield _write_table([capitalise(one) for one in table.headings], rule=rule, rows=rows)
     if table.note:
-        yield _write(table.note)
+        yield escape_paragraph(table.note)
 
 
 def _write_table(heads: Sequence[str], *, rule: Sequence[str], rows: Sequence[list[str]]) -> str:
@@ -133,10 +136,10 @@ def _write_table(heads: Sequence[str], *, rule: Sequence[str], rows: Sequence[li
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _list_card(card: Card, *, level: int) -> Iterator[str]:
+def _list_card(card: Card, *, title: str, level: int) -> Iterator[str]:
     remark = f" ({card.remark})" if card.remark else ""
-    yield f"{'#' * level} {escape_markdown(_start(card.title) + remark)}"
-    yield from map(_write, card.sentences)
+    yield f"{'#' * level} {escape_markdown(title + remark)}"
+    yield from map(escape_paragraph, card.sentences)
     for first in range(0, len(card.shots), ROW):
         yield _write_shots(card.shots[first : first + ROW])
 
@@ -169,17 +172,16 @@ def fence(text: str) -> str:
 
 def _list_making(parts: AuditParts) -> Iterator[str]:
     yield "## How it was made"
-    images = write_count(parts.images, "images")
-    if parts.images_all > parts.images:
-        images += f" of {parts.images_all:,}"
-    items = [f"Encoder{f' ({one.label})' if len(parts.encoders) > 1 else ''}: {one.uri}"
-             + (f", fingerprint {one.fingerprint[:12]}" if one.fingerprint else "")
-             for one in parts.encoders]  # fmt: skip
-    where = ", ".join(filter(None, (parts.dataset, parts.split)))
-    items += [
-        f"Data: {where}; {images}; masks: {parts.mask_source or 'none'}",
-        f"Level of the tests {parts.level:g}, effect that matters {100 * parts.margin:g} points",
-    ]
-    yield _list_items(items)
+    pages = [f"[{escape_markdown(title)}]({address})" for title, address in list_pages(parts)]
+    if pages:
+        yield f"Pages of the parts, beside this file: {', '.join(pages)}."
+    facts = [one for one in list_facts(describe_audit(parts)) if one.name != "command"]
+    yield _list_items(f"{capitalise(one.name)}: {_write_fact(one)}" for one in facts)
     if parts.command:
         yield fence(parts.command)
+    yield "### Where the measures come from"
+    yield _list_items(PAPERS)
+
+
+def _write_fact(fact: Fact) -> str:
+    return ", ".join(f"{one.name} {one.text}" for one in fact.facts) or fact.text

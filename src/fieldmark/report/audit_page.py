@@ -7,34 +7,23 @@ never a model.
 from __future__ import annotations
 
 import base64
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from fieldmark.core.atomic import write_text
 from fieldmark.core.records import read_run
 from fieldmark.report.audit_blocks import AuditTable, Block, Gallery, Listing, Notes, Section, Steps
-from fieldmark.report.audit_contract import AuditParts, Figure, Picture
-from fieldmark.report.audit_figures import (
-    name_encoder,
-    name_group,
-    name_head,
-    write_count,
-    write_percent,
-    write_points,
-    write_range,
-)
+from fieldmark.report.audit_contract import AuditParts, Picture
+from fieldmark.report.audit_glances import list_glances
+from fieldmark.report.audit_making import PAPERS, describe_audit, list_pages
 from fieldmark.report.audit_parts import MEND, RECORD, read_audit
 from fieldmark.report.audit_plot import draw_axis, draw_key, draw_line_dots
-from fieldmark.report.audit_sections import STATES, list_sections
-from fieldmark.report.audit_words import LEAD, find_background, write_title, write_verdict
+from fieldmark.report.audit_sections import list_sections
+from fieldmark.report.audit_words import write_advice, write_lead, write_title, write_verdict
 from fieldmark.report.facts import Fact, list_facts
 from fieldmark.report.html import render_page
-from fieldmark.report.names import DASH
 from fieldmark.report.pictures import embed_thumbnail
 from fieldmark.report.stored import refusing_damage
 
@@ -49,23 +38,6 @@ _BLOCKS = {AuditTable: "table", Gallery: "gallery", Notes: "notes", Listing: "li
 _BOUND = re.compile(
     r"(?<=\d) (?=%|points)|(?<=\d,) (?=[\d\N{MINUS SIGN}.]+\])|(?<=p) (?=[=<])|(?<=[=<]) (?=\d)"
 )
-PAPERS = (
-    "Background swaps: Xiao, Engstrom, Ilyas and Madry, Noise or Signal (2020).",
-    "Regions: Varma, Delbrouck, Chen, Chaudhari and Langlotz, RaVL (2024).",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Glance:
-    """One figure at a glance.
-
-    Attributes:
-        name: what it is.
-        values: one an encoder: its label, the value, its interval and what it rests on.
-    """
-
-    name: str
-    values: tuple[tuple[str, str, str, str], ...]
 
 
 def write_audit_page(out: Path) -> Path:
@@ -103,15 +75,15 @@ def build_audit_page(parts: AuditParts, *, manifest: Mapping[str, Any]) -> str:
         "title": write_title(parts),
         "verdicts": tuple(write_verdict(parts, n) for n in range(len(parts.encoders))),
         "states": tuple(one.state for one in sorted(parts.verdict, key=lambda one: one.encoder)),
-        "lead": LEAD,
-        "glances": tuple(_list_glances(parts)),
+        "lead": write_lead(parts),
+        "advice": write_advice(parts),
+        "glances": tuple(list_glances(parts)),
         "sections": tuple((one, tuple(map(_tag_block, one.blocks))) for one in sections),
-        "state_names": STATES,
         "labels": labels,
         "class_numbers": {label: number for number, label in enumerate(labels)},
         "uris": uris,
         "pictures_left_out": left_out,
-        "pages": tuple(_list_pages(parts)),
+        "pages": tuple(list_pages(parts)),
         "making": _list_making(parts, manifest=manifest),
         "papers": PAPERS,
         "draw_line_dots": draw_line_dots,
@@ -197,88 +169,11 @@ def _list_labels(sections: Sequence[Section]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def choose_head(parts: AuditParts) -> str:
-    """Return the head to show at a glance: that of the largest background gap found, or the first.
-
-    Args:
-        parts: of a finished audit.
-    """
-    found = [
-        one
-        for one in parts.findings
-        if one.kind == "background_gap" and one.state == "found" and one.figure.is_defined
-    ]
-    if found:
-        return max(found, key=lambda one: one.figure.value).head
-    return parts.accuracy[0].head if parts.accuracy else ""
-
-
-def _list_glances(parts: AuditParts) -> Iterator[Glance]:
-    head = choose_head(parts)
-    chosen = [one for one in parts.accuracy if one.head == head]
-    if chosen:
-        averages = [(one.encoder, one.average) for one in chosen]
-        yield _make_glance(parts, f"Named right, {name_head(head)}", averages, unit="images")
-        worst = [(one.encoder, one.worst_group) for one in chosen if one.worst_group.is_defined]
-        if worst:
-            group = name_group(chosen[0].worst_group_name)
-            name = f"Worst group: {group}" if len(worst) == 1 and group else "Worst group"
-            yield _make_glance(parts, name, worst, unit="images")
-    swaps = parts.swaps.results if parts.swaps else ()
-    gaps = [(one.encoder, one.gap) for one in swaps if one.head == head]
-    if gaps:
-        name = f"Lost on other backgrounds, {name_head(head)}"
-        yield _make_glance(parts, name, gaps, unit="objects", is_difference=True)
-    shares = [(one.encoder, found) for one in parts.sources if (found := find_background(one))]
-    if shares:
-        values = tuple(
-            (
-                name_encoder(parts, encoder),
-                write_percent(share.share.value),
-                write_range(share.share),
-                f"{write_count(share.share.count, 'errors')}, by chance "
-                f"{write_percent(share.null.value)}",
-            )
-            for encoder, share in shares
-        )
-        yield Glance(name="Errors that the background drove", values=values)
-
-
-def _make_glance(
-    parts: AuditParts,
-    name: str,
-    figures: Sequence[tuple[int, Figure]],
-    *,
-    unit: str,
-    is_difference: bool = False,
-) -> Glance:
-    write = write_points if is_difference else write_percent
-    return Glance(
-        name=name,
-        values=tuple(
-            (
-                name_encoder(parts, encoder),
-                write(figure.value),
-                write_range(figure),
-                write_count(figure.count, unit),
-            )
-            for encoder, figure in figures
-        ),
-    )
-
-
-def _list_pages(parts: AuditParts) -> Iterator[tuple[str, str]]:
-    """Yield the pages of parts that are there: title and a relative address."""
-    for one in parts.parts:
-        if (parts.folder / one.page).is_file():
-            yield one.title, f"./{quote(one.page)}"
-
-
 def _list_making(
     parts: AuditParts, *, manifest: Mapping[str, Any]
 ) -> tuple[tuple[str, tuple[Fact, ...]], ...]:
     kinds = {
-        "This audit": _describe(parts),
+        "This audit": describe_audit(parts),
         "Run": {
             key: manifest[key] for key in ("started", "commit", "dirty", "seeds") if key in manifest
         },
@@ -288,32 +183,3 @@ def _list_making(
         "Versions": manifest.get("versions"),
     }
     return tuple((kind, list_facts(value)) for kind, value in kinds.items() if value)
-
-
-def _describe(parts: AuditParts) -> dict[str, Any]:
-    encoders = {
-        f"encoder, {one.label}" if len(parts.encoders) > 1 else "encoder": {
-            "model": one.uri,
-            "fingerprint": one.fingerprint or DASH,
-        }
-        for one in parts.encoders
-    }
-    images = write_count(parts.images, "images")
-    if parts.images_all > parts.images:
-        images += f" of {parts.images_all:,}"
-    return {
-        **encoders,
-        "data set": parts.dataset,
-        "split": parts.split or DASH,
-        "images": images,
-        "looked at closely": DASH if parts.sample is None else parts.sample,
-        "objects": DASH if parts.objects is None else parts.objects,
-        "classes": list(parts.classes),
-        "stand on": list(parts.attributes),
-        "masks": parts.mask_source or DASH,
-        "heads": [name_head(one) for one in parts.heads],
-        "effect that matters": f"{100 * parts.margin:g} points",
-        "level of the tests": parts.level,
-        "seconds": DASH if math.isnan(parts.seconds) else round(parts.seconds, 1),
-        "command": parts.command or DASH,
-    }

@@ -28,7 +28,7 @@ from fieldmark.report.audit_contract import (
     GroupFigure,
     State,
 )
-from fieldmark.report.audit_figures import name_encoder, name_head, write_count
+from fieldmark.report.audit_figures import PARTS, capitalise, name_encoder, name_head, write_count
 from fieldmark.report.audit_swaps import list_swap_sections
 from fieldmark.report.audit_words import HEADS, name_finding, tell_figure, write_summary
 from fieldmark.report.names import DASH, parse_group
@@ -46,23 +46,15 @@ MEANINGS = {
     "images as they are, so what else differs between them plays its part",
     "region": "how far accuracy changes with regions of the image that look alike",
 }
-PARTS = {
-    "groups": "Accuracy by group",
-    "probe": "Linear probe",
-    "discovery": "Regions (RaVL)",
-    "sources": "Sources of errors",
-    "swaps": "Background swaps",
-    "covar": "Controlled changes (COVAR)",
-    "additivity": "Additivity",
-    "images": "Most telling images",
-}
 TERMS = (
+    ("p-value (p)", "how often chance alone would give an effect as large as the one seen"),
+    ("composite", "a picture of one of your objects, cut out and laid on another scene"),
     ("interval", "the numbers in brackets: repeated on as many other images like these, 95 of 100 "
      "such intervals hold the true figure"),
     ("points", "a difference of two percentages"),
     ("found", "an effect that chance alone would not give, with all the checks of this audit taken "
      "into account"),
-    ("not found", "the whole interval lies below the size of effect that would matter"),
+    ("not found", "the whole interval holds no loss as large as would matter"),
     ("cannot be told", "neither: there are too few images to say; more would decide it"),
 )  # fmt: skip
 
@@ -96,17 +88,17 @@ def _show_findings(parts: AuditParts) -> Section:
         )
         for encoder in range(len(parts.encoders))
     )
-    terms = [(one, MEANINGS[one]) for one in MEANINGS if any(f.kind == one for f in parts.findings)]
+    kinds = {one.kind: one.title for one in parts.findings}
+    terms = tuple((kinds[kind], text) for kind, text in MEANINGS.items() if kind in kinds)
     heads = tuple((name_head(one), HEADS[one]) for one in parts.heads if one in HEADS)
-    named = {"background_gap": "background gap", "group_gap": "group gap", "region": "region"}
     return Section(
         name="findings",
-        title="What it leans on",
-        brief="What it leans on",
+        title="What was checked",
+        brief="What was checked",
         sentences=() if parts.findings else ("No check could be made with what was given.",),
         blocks=(
             *galleries,
-            Notes(terms=(*((named[k], text) for k, text in terms), *heads, *TERMS)),
+            Notes(terms=(*terms, *heads, *TERMS)),
         ),
     )
 
@@ -118,7 +110,7 @@ def _make_card(parts: AuditParts, finding: Finding) -> Card:
         title=name_finding(finding),
         remark=STATES[finding.state],
         state=finding.state,
-        sentences=tuple(filter(None, (told[:1].upper() + told[1:], detail))),
+        sentences=tuple(filter(None, (capitalise(told), detail))),
     )
 
 
@@ -131,14 +123,19 @@ def _show_accuracy(parts: AuditParts) -> Iterator[Section]:
         for number, head in enumerate(heads)
     )
     if tables:
+        first = name_encoder(parts, parts.accuracy[0].encoder)
         yield Section(
             name="accuracy",
             title="Accuracy by class and group",
             brief="Accuracy",
-            sentences=("The share of images that are named right. A bar through a dot is its "
-                       "interval; the darker upright line is the average.",),
+            sentences=(
+                "The share of images that are named right. A bar through a dot is its interval; "
+                f"the stronger upright line is the average{f' of {first}' if first else ''}. The "
+                "interval of the worst group, above, is of whichever group is the worst when "
+                "images are drawn anew, so it is not that of one line here.",
+            ),
             blocks=tables,
-        )  # fmt: skip
+        )
 
 
 def _tabulate_accuracy(
@@ -207,14 +204,14 @@ def _show_next(parts: AuditParts) -> Iterator[Section]:
     if parts.next:
         steps = tuple(Step(title=one.title, why=one.why, command=one.command) for one in parts.next)
         yield Section(
-            name="next", title="What to do next", brief="Next", blocks=(Steps(steps=steps),)
+            name="next", title="What to do next", brief="What to do", blocks=(Steps(steps=steps),)
         )
 
 
 def _show_left_out(parts: AuditParts) -> Iterator[Section]:
     if parts.left_out:
         lines = tuple(
-            Line(cells=(Cell(text=PARTS.get(one.part, one.part)), Cell(text=one.reason),
+            Line(cells=(Cell(text=capitalise(PARTS.get(one.part, one.part))), Cell(text=one.reason),
                         Cell(text=one.mend or DASH)))
             for one in parts.left_out
         )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from fieldmark.report.audit_blocks import (
     AuditTable,
@@ -22,6 +23,7 @@ from fieldmark.report.audit_blocks import (
 )
 from fieldmark.report.audit_contract import AuditParts, Drops, SwapPictures, Swaps, Tile
 from fieldmark.report.audit_figures import (
+    capitalise,
     name_change,
     name_encoder,
     name_head,
@@ -55,17 +57,21 @@ def list_swap_sections(parts: AuditParts) -> Iterator[Section]:
             name="embedding",
             title="How much background the embedding carries",
             brief="Embedding",
-            sentences=sentences,
-        )
+            sentences=("An embedding is the list of numbers that the model makes of an image; its "
+                       "answers rest on that alone.", *sentences),
+        )  # fmt: skip
 
 
 def _show_swaps(parts: AuditParts, swaps: Swaps) -> Section:
     source = f" ({swaps.scene_source})" if swaps.scene_source else ""
+    drawn = ""
+    if parts.mask_source not in ("", "given", "none"):
+        drawn = f" They were cut out along masks that {parts.mask_source} drew and nobody checked."
     sentences = (
         f"{write_count(swaps.objects, 'objects')} were cut out and put on "
         f"{write_count(swaps.scenes, 'scenes')}{source}, "
         f"{write_count(swaps.composites, 'composites')} in all. Nothing but the background "
-        "differs. If the model looks at the object, it says the same on all of them.",
+        f"differs. If the model looks at the object, it says the same on all of them.{drawn}",
     )
     cards = tuple(_make_card(parts, one) for one in swaps.pictures if one.tiles)
     blocks = (
@@ -108,7 +114,7 @@ def _tabulate_results(parts: AuditParts, swaps: Swaps) -> AuditTable:
         name="swap-results",
         caption="Named right, by where the object was put",
         headings=("By", "Own class's scene", "Another class's scene", "Difference, points",
-                  "Chance", "Answer changes"),
+                  "By chance", "Answer changes"),
         lines=lines,
         axis=Axis(low=0, high=1, legend=("another class's scene", "own class's scene")),
     )  # fmt: skip
@@ -135,6 +141,7 @@ def _tabulate_differences(parts: AuditParts, swaps: Swaps) -> Iterator[AuditTabl
 
 
 def _tabulate_classes(parts: AuditParts, swaps: Swaps) -> Iterator[AuditTable]:
+    axis = span_points([one.gap for result in swaps.results for one in result.by_class])
     for number, head in enumerate(dict.fromkeys(one.head for one in swaps.results)):
         results = [one for one in swaps.results if one.head == head and one.by_class]
         if not results:
@@ -156,7 +163,7 @@ def _tabulate_classes(parts: AuditParts, swaps: Swaps) -> Iterator[AuditTable]:
             caption=f"What another class's background costs, by class, {name_head(head)}",
             headings=("Class", *(f"{label}, points" for label in legend or ("Difference",))),
             lines=lines,
-            axis=span_points([gap for one in gaps for gap in one.values()], legend=legend),
+            axis=replace(axis, legend=legend),
         )
 
 
@@ -193,18 +200,30 @@ def _show_drops(parts: AuditParts, swaps: Swaps) -> Section:
             "The drop is the accuracy lost below the original photographs; what the new "
             "background alone does not explain stands beside it.",
         ),
-        blocks=tuple(
-            _tabulate_drops(parts, one, number=number) for number, one in enumerate(swaps.drops)
-        ),
+        blocks=tuple(_tabulate_drops(parts, swaps)),
     )
 
 
-def _tabulate_drops(parts: AuditParts, drops: Drops, *, number: int) -> AuditTable:
-    reference = drops.reference.accuracy
-    lines = tuple(
+def _tabulate_drops(parts: AuditParts, swaps: Swaps) -> Iterator[AuditTable]:
+    # One axis for all, so that tables can be compared by eye.
+    axis = span_points([change.drop for one in swaps.drops for change in one.changes])
+    for number, drops in enumerate(swaps.drops):
+        reference = drops.reference.accuracy
+        told = " ".join(filter(None, (cell_share(reference).text, write_range(reference))))
+        yield AuditTable(
+            name=f"drops-{number}",
+            caption=f"{_name_result(parts, drops.encoder, drops.head)}; originals {told}",
+            headings=("Change", "Named right", "Drop, points", "Beyond the background, points"),
+            lines=_list_drops(drops),
+            axis=axis,
+        )
+
+
+def _list_drops(drops: Drops) -> tuple[Line, ...]:
+    return tuple(
         Line(
             cells=(
-                Cell(text=_start(name_change(one.change))),
+                Cell(text=capitalise(name_change(one.change))),
                 cell_share(one.accuracy),
                 cell_points(one.drop),
                 Cell(text=DASH, order=math.nan)
@@ -215,18 +234,6 @@ def _tabulate_drops(parts: AuditParts, drops: Drops, *, number: int) -> AuditTab
         )
         for one in drops.changes
     )
-    told = " ".join(filter(None, (cell_share(reference).text, write_range(reference))))
-    return AuditTable(
-        name=f"drops-{number}",
-        caption=f"{_name_result(parts, drops.encoder, drops.head)}; originals {told}",
-        headings=("Change", "Named right", "Drop, points", "Beyond the background, points"),
-        lines=lines,
-        axis=span_points([one.drop for one in drops.changes]),
-    )
-
-
-def _start(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _tell_embeddings(parts: AuditParts, swaps: Swaps) -> Iterator[str]:

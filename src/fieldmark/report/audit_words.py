@@ -6,7 +6,7 @@ Whether something is found is the audit's word (`state`), never judged anew here
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fieldmark.report.audit_contract import (
     AuditAccuracy,
@@ -19,6 +19,8 @@ from fieldmark.report.audit_contract import (
     SwapResult,
 )
 from fieldmark.report.audit_figures import (
+    PARTS,
+    capitalise,
     name_change,
     name_group,
     name_head,
@@ -40,16 +42,13 @@ KINDS = {
     "group_gap": "does worse on unusual backgrounds",
     "region": "goes wrong with certain regions",
 }
-LEAD = (
-    "A model can be right for the wrong reason: it may know a thing by the place where it usually "
-    "stands. This audit asked the model about your images, changed what should not matter, and "
-    "says what it found, how sure that is and what to do."
-)
 HEADS = {
     "zero-shot": "by the names of the classes alone",
     "linear-probe": "by a classifier that learnt from your labels",
     "convex-probe": "by a classifier that learnt from your labels",
 }
+# What was lost is in points for these kinds, so that their sizes can be compared.
+LOSSES = ("background_gap", "group_gap")
 # Half of the last digit that is written.
 SMALLEST = 0.0005
 BACKGROUND_SOURCES = ("background", "BG-Er")
@@ -70,16 +69,27 @@ def write_title(parts: AuditParts) -> str:
             return f"This model {_name_reliance(parts, 0)}"
         if state == "no_sign":
             return "No sign that this model leans on what it should not, in what was tested"
-        return f"It {_write_doubt(parts)} whether this model leans on what it should not"
+        return f"It {_write_doubt(parts, 0)} whether this model leans on what it should not"
     phrases = []
     for encoder in range(len(parts.encoders)):
         said = {
             "relies": _name_reliance(parts, encoder),
             "no_sign": "no sign of it in what was tested",
-            "undecided": _write_doubt(parts),
+            "undecided": _write_doubt(parts, encoder),
         }
         phrases.append(write_prefix(parts, encoder) + said[find_state(parts, encoder)])
     return ". ".join(phrases)
+
+
+def write_lead(parts: AuditParts) -> str:
+    """Write what an audit is, and how its numbers are to be read."""
+    changed = ", changed what should not matter," if parts.swaps else ""
+    return (
+        "A model can be right for the wrong reason: it may know a thing by the place where it "
+        f"usually stands. This audit asked the model about your images{changed} and says what it "
+        "found, how sure that is and what to do. Numbers in brackets are an interval that is right "
+        "95 times in 100; points are a difference of two percentages."
+    )
 
 
 def find_state(parts: AuditParts, encoder: int) -> str:
@@ -92,8 +102,11 @@ def _name_reliance(parts: AuditParts, encoder: int) -> str:
     return next((words for kind, words in KINDS.items() if kind in found), "leans on something")
 
 
-def _write_doubt(parts: AuditParts) -> str:
-    return f"cannot be told with these {write_count(parts.images, 'images')}"
+def _write_doubt(parts: AuditParts, encoder: int) -> str:
+    told = f"cannot be told with these {write_count(parts.images, 'images')}"
+    if any(one.kind in LOSSES for one in _list_findings(parts, encoder)):
+        return told
+    return f"{told} (no background could be checked)"
 
 
 def _list_findings(parts: AuditParts, encoder: int) -> list[Finding]:
@@ -111,45 +124,79 @@ def write_verdict(parts: AuditParts, encoder: int) -> str:
         One sentence with its numbers. Effects that nobody measured are not spoken of.
     """
     findings = _list_findings(parts, encoder)
-    checks = write_count(len(findings), "checks")
-    counts = {state: sum(one.state == state for one in findings)
-              for state in ("found", "not_found", "undecided")}  # fmt: skip
     start = write_prefix(parts, encoder)
     state = find_state(parts, encoder)
+    counts = _write_counts(parts, findings)
     if state == "relies":
         return (
-            f"{start}The model {_name_reliance(parts, encoder)}: {counts['found']} of {checks} "
-            f"found an effect beyond chance, at level {parts.level:g} corrected for all of them."
-            f"{_tell_largest(findings)}"
+            f"{start}The model {_name_reliance(parts, encoder)}: {counts}."
+            f"{_tell_largest(findings)}{_tell_clean_heads(findings)}"
         )
     if state == "no_sign":
-        return (
-            f"{start}No sign of a reliance: {counts['not_found']} of {checks} show that the effect "
-            f"lies below {100 * parts.margin:g} points, by the whole interval. What was not tested "
-            "may still be there."
-        )
-    if not findings:
-        return (
-            f"{start}Whether the model leans on what it should not {_write_doubt(parts)}: none of "
-            "the checks could be made, 0 in all."
-        )
+        return f"{start}No sign of a reliance: {counts}. What was not tested may still be there."
     return (
-        f"{start}Whether the model leans on what it should not {_write_doubt(parts)}: "
-        f"{counts['undecided']} of {checks} are undecided and {counts['found']} found an effect. "
-        "This is neither a clean bill nor a finding."
+        f"{start}Whether the model leans on what it should not {_write_doubt(parts, encoder)}: "
+        f"{counts}. This is neither a clean bill nor a finding."
     )
 
 
-def _tell_largest(findings: list[Finding]) -> str:
+def _write_counts(parts: AuditParts, findings: Sequence[Finding]) -> str:
+    if not findings:
+        return "0 checks could be made"
+    found, none, unknown = (
+        sum(one.state == state for one in findings) for state in ("found", "not_found", "undecided")
+    )
+    # Said once, of the first encoder that shows one.
+    told = min((one.encoder for one in parts.verdict if one.state == "relies"), default=None)
+    chance = ""
+    if findings[0].encoder == told:
+        chance = f" (at most {100 * parts.level:g} in 100 models that lean on nothing show one)"
+    return (
+        f"of {write_count(len(findings), 'checks')} {found} found an effect beyond chance"
+        f"{chance}, {none} found that less than {100 * parts.margin:g} points are lost and "
+        f"{unknown} cannot tell"
+    )
+
+
+def _tell_largest(findings: Sequence[Finding]) -> str:
     found = [one for one in findings if one.state == "found" and one.figure.is_defined]
-    for kind in KINDS:
-        named = [one for one in found if one.kind == kind]
-        if named:
-            one = max(named, key=lambda one: one.figure.value)
-            count = write_count(one.figure.count, name_unit(one))
-            name = name_finding(one)
-            return f" The largest: {name[:1].lower()}{name[1:]}, {_tell_effect(one)} ({count})."
-    return ""
+    if not found:
+        return ""
+    losses = [one for one in found if one.kind in LOSSES]
+    one = max(losses or found, key=lambda one: one.figure.value)
+    name = _lower(name_finding(one))
+    meaning = f" ({HEADS[one.head]})" if one.head in HEADS else ""
+    count = write_count(one.figure.count, name_unit(one))
+    return f" The largest: {name}{meaning}, {_tell_effect(one)} ({count})."
+
+
+def _tell_clean_heads(findings: Sequence[Finding]) -> str:
+    told = ""
+    for head in dict.fromkeys(one.head for one in findings if one.head):
+        states = [one.state for one in findings if one.head == head]
+        if "found" not in states:
+            meaning = f" ({HEADS[head]})" if head in HEADS else ""
+            told += (
+                f" {capitalise(name_head(head))}{meaning}: {write_count(len(states), 'checks')}, "
+                "0 found one."
+            )
+    return told
+
+
+def choose_head(parts: AuditParts) -> str:
+    """Return the head to tell of first: that of the largest background gap found, or the first.
+
+    Args:
+        parts: of a finished audit.
+    """
+    found = [
+        one
+        for one in parts.findings
+        if one.kind == "background_gap" and one.state == "found" and one.figure.is_defined
+    ]
+    if found:
+        return max(found, key=lambda one: one.figure.value).head
+    return parts.accuracy[0].head if parts.accuracy else ""
 
 
 def write_summary(parts: AuditParts) -> tuple[str, ...]:
@@ -165,27 +212,25 @@ def write_summary(parts: AuditParts) -> tuple[str, ...]:
 
 
 def _list_sentences(parts: AuditParts) -> Iterator[str]:
-    swaps = parts.swaps
+    swaps, head = parts.swaps, choose_head(parts)
     yield from (_tell_accuracy(parts, one) for one in parts.accuracy)
     if swaps is not None:
         yield from (_tell_swaps(parts, one) for one in swaps.results)
         yield from (_tell_flips(parts, one) for one in swaps.results
-                    if one.head == swaps.results[0].head and one.flip_rate.is_defined)  # fmt: skip
+                    if one.head == head and one.flip_rate.is_defined)  # fmt: skip
     for finding in parts.findings:
         if finding.kind != "background_gap" and finding.state == "found":
-            yield _start(f"{write_prefix(parts, finding.encoder)}{tell_finding(parts, finding)}")
-    for encoder in range(len(parts.encoders)):
-        yield from _tell_checks(parts, encoder)
+            yield capitalise(
+                f"{write_prefix(parts, finding.encoder)}{tell_finding(parts, finding)}"
+            )
     for sources in parts.sources:
         yield from _tell_sources(parts, sources)
     for drops in swaps.drops if swaps else ():
-        yield from _tell_drops(parts, drops)
+        if drops.head == head:
+            yield from _tell_drops(parts, drops)
     if len(parts.encoders) > 1:
         yield from _tell_differences(parts)
-
-
-def _start(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    yield from _tell_left_out(parts)
 
 
 def _tell_accuracy(parts: AuditParts, accuracy: AuditAccuracy) -> str:
@@ -211,10 +256,7 @@ def _tell_swaps(parts: AuditParts, result: SwapResult) -> str:
     objects = write_count(gap.count, "objects")
     if not gap.is_defined:
         return f"{start}what a background of another class costs is undefined ({objects})."
-    way, size = ("fewer", gap) if gap.value >= 0 else ("more", _negate(gap))
-    cost = f"{write_points(size.value)} {way} {write_range(size)}"
-    if abs(gap.value) < SMALLEST:
-        cost = f"no fewer and no more {write_range(size)}"
+    cost = _tell_loss(gap, ways=("fewer", "more"))
     state = next((f"; {write_state(one, margin=parts.margin)}" for one in parts.findings
                   if (one.kind, one.head, one.encoder)
                   == ("background_gap", result.head, result.encoder)), "")  # fmt: skip
@@ -231,6 +273,12 @@ def _tell_flips(parts: AuditParts, result: SwapResult) -> str:
         f"changes the answer in {write_share(result.flip_rate)} of cases "
         f"({write_count(result.flip_rate.count, 'objects')})."
     )
+
+
+def _tell_loss(figure: Figure, *, ways: tuple[str, str]) -> str:
+    # What rounds to 0 keeps its sign, or its interval would be turned against the table's.
+    way, size = (ways[0], figure) if figure.value > -SMALLEST else (ways[1], _negate(figure))
+    return f"{write_points(size.value)} {way} {write_range(size)}".strip()
 
 
 def _negate(figure: Figure) -> Figure:
@@ -259,23 +307,9 @@ def tell_figure(parts: AuditParts, finding: Finding) -> str:
 
 def _tell_effect(finding: Finding) -> str:
     figure = finding.figure
-    if finding.kind not in ("background_gap", "group_gap"):
+    if finding.kind not in LOSSES:
         return f"accuracy differs by {write_plain_figure(figure)}, summed over classes"
-    way, size = ("lower", figure) if figure.value >= 0 else ("higher", _negate(figure))
-    return f"accuracy is {write_points(size.value)} {way} {write_range(size)}".strip()
-
-
-def _tell_checks(parts: AuditParts, encoder: int) -> Iterator[str]:
-    findings = _list_findings(parts, encoder)
-    counts = {state: sum(one.state == state for one in findings)
-              for state in ("found", "not_found", "undecided")}  # fmt: skip
-    if findings:
-        yield (
-            f"{write_prefix(parts, encoder)}{write_count(len(findings), 'checks')} were made: "
-            f"{counts['found']} found an effect, {counts['not_found']} found none as large as "
-            f"{100 * parts.margin:g} points, and {counts['undecided']} cannot be told with these "
-            f"{write_count(parts.images, 'images')}."
-        )
+    return f"accuracy is {_tell_loss(figure, ways=('lower', 'higher'))}"
 
 
 def _tell_sources(parts: AuditParts, sources: AuditSources) -> Iterator[str]:
@@ -284,8 +318,8 @@ def _tell_sources(parts: AuditParts, sources: AuditSources) -> Iterator[str]:
         return
     start = write_prefix(parts, sources.encoder)
     text = (
-        f"{start}{'of' if start else 'Of'} {write_count(sources.errors, 'errors')} the background "
-        f"drove {write_share(share.share)}"
+        f"{start}{'of' if start else 'Of'} {write_count(sources.errors, 'errors')} (zero-shot) the "
+        f"background drove {write_share(share.share)}"
     )
     if not share.null.is_defined:
         yield f"{text}; what chance alone would say was not measured."
@@ -300,7 +334,7 @@ def _tell_beyond(corrected: Figure) -> str:
     if corrected.low > 0:
         return f": more than chance, by {write_share(corrected)} of what chance leaves"
     if corrected.high < 0:
-        return ": less than by chance"
+        return ": less than chance"
     return ": not told from chance"
 
 
@@ -328,7 +362,8 @@ def _tell_differences(parts: AuditParts) -> Iterator[str]:
     first, second = (one.label for one in parts.encoders[:2])
     for one in parts.swaps.differences if parts.swaps else ():
         if one.gap.is_defined:
-            fell, size = ("falls", _negate(one.gap)) if one.gap.value <= 0 else ("rises", one.gap)
+            falls = one.gap.value < SMALLEST
+            fell, size = ("falls", _negate(one.gap)) if falls else ("rises", one.gap)
             yield (
                 f"From {first} to {second}, {name_head(one.head)}: the cost of a background of "
                 f"another class {fell} by {write_points(size.value)} {write_range(size)} "
@@ -337,7 +372,24 @@ def _tell_differences(parts: AuditParts) -> Iterator[str]:
     if parts.changes is not None:
         counts = {kind: len(ids) for kind, ids in parts.changes}
         yield (
-            f"Of the findings {counts['vanished']} vanished, {counts['stayed']} stayed, "
-            f"{counts['new']} are new and {counts['undecided']} cannot be told "
+            f"Findings from {first} to {second}: {counts['vanished']} vanished, "
+            f"{counts['stayed']} stayed, {counts['new']} new, {counts['undecided']} cannot be told "
             f"({write_count(parts.images, 'images')})."
         )
+
+
+def _tell_left_out(parts: AuditParts) -> Iterator[str]:
+    names = list(dict.fromkeys(PARTS.get(one.part, one.part) for one in parts.left_out))
+    if names:
+        yield f"Left out, {write_count(len(names), 'parts')} of the audit: {', '.join(names)}."
+
+
+def write_advice(parts: AuditParts) -> str:
+    """Write what to do next on one line, nothing where nothing is to be done."""
+    steps = "; then ".join(_lower(one.title) for one in parts.next)
+    return f"What to do: {steps}." if steps else ""
+
+
+def _lower(text: str) -> str:
+    # A name in capitals stays one.
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]

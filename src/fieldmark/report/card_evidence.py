@@ -16,18 +16,14 @@ from fieldmark.core.errors import UsageError
 from fieldmark.core.records import read_rows, read_run
 from fieldmark.report import names
 from fieldmark.report.audit_contract import AuditAccuracy, AuditParts, Figure
+from fieldmark.report.audit_figures import PARTS, capitalise
 from fieldmark.report.audit_parts import RECORD, read_audit
+from fieldmark.report.audit_words import tell_finding, write_verdict
 from fieldmark.report.formats import flatten
 from fieldmark.report.headline import list_untested
 from fieldmark.report.tables import Summary, summarise
 
 AVERAGE, WORST = "acc_avg", "acc_wg"
-VERDICTS = {
-    "relies": "it leans on what it should not",
-    "no_sign": "no sign that it leans on what it should not",
-    "undecided": "too few images to say whether it leans on what it should not",
-}
-STATES = {"found": "found", "not_found": "no sign of it", "undecided": "too few images to say"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +107,8 @@ def read_evidence(folder: Path, *, fingerprint: str = "", card: Mapping[str, Any
 
     Args:
         folder: a run directory with `results.jsonl`, or an audit's with `audit.json`.
-        fingerprint: of the encoder's weights; empty takes the first encoder that was measured.
+        fingerprint: of the encoder's weights; empty takes all rows of a run, and of an audit the
+            encoder that was named last.
         card: the card of the data set, empty where there is none.
 
     Raises:
@@ -190,8 +187,12 @@ def _read_audit(folder: Path, *, fingerprint: str) -> Evidence:
             where=folder,
             mend=f"audit this encoder, whose weights are {fingerprint[:12]}",
         )
-    mine = which.index(fingerprint) if fingerprint else 0
-    left_out = (f"{one.part.capitalize()}: {one.reason}." for one in audit.left_out)
+    # Of two encoders the second is the one that came of it.
+    mine = which.index(fingerprint) if fingerprint else len(which) - 1
+    left_out = (
+        f"{capitalise(PARTS.get(one.part, one.part))}: {one.reason}."
+        for one in {one.part: one for one in audit.left_out}.values()
+    )
     return Evidence(
         source="`fieldmark audit`",
         accuracies=tuple(_read_accuracy(one, audit=audit, mine=mine) for one in audit.accuracy),
@@ -233,15 +234,7 @@ def _summarise(figure: Figure) -> Summary:
 
 
 def _write_findings(audit: AuditParts, *, mine: int) -> Iterator[str]:
-    for told in audit.verdict:
-        if told.encoder == mine:
-            bounds = f"level {audit.level:g}, margin {audit.margin:g}"
-            yield f"Verdict: {VERDICTS[told.state]} ({bounds})."
+    yield write_verdict(audit, mine)
     for one in audit.findings:
-        if one.encoder != mine:
-            continue
-        figure = _summarise(one.figure)
-        number = f"{figure.text} {figure.interval}".strip()
-        chance = "" if math.isnan(one.adjusted_p_value) else f", p = {one.adjusted_p_value:.2g}"
-        head = f" ({names.name(one.head, known=names.HEADS)})" if one.head else ""
-        yield f"{one.title}{head}: {number} ({figure.count}{chance}); {STATES[one.state]}."
+        if one.encoder == mine:
+            yield tell_finding(audit, one)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fieldmark.report import names
+from fieldmark.report.audit_texts import escape_paragraph
 from fieldmark.report.card_evidence import Accuracy, Evidence, shorten_path, write_code
 from fieldmark.report.formats import escape_markdown, render_markdown
 from fieldmark.report.tables import Line, Summary, Table
@@ -102,7 +103,7 @@ def _count(summary: Summary) -> str:
 def list_findings(evidence: Sequence[Evidence]) -> str:
     """Return what audits found, a line each; "" where there is no audit."""
     found = [text for one in evidence for text in one.findings]
-    return "\n".join(f"- {escape_markdown(text)}" for text in found)
+    return "\n".join(f"- {escape_paragraph(text)}" for text in found)
 
 
 def describe_training(run: Mapping[str, Any] | None) -> str:
@@ -155,7 +156,9 @@ def describe_data(evidence: Sequence[Evidence]) -> str:
         if not name:
             continue
         images = one.data.get("images")
-        lines.append(f"- {escape_markdown(str(name))}" + (f", {images:,} images" if images else ""))
+        lines.append(
+            f"- {escape_paragraph(str(name))}" + (f", {images:,} images" if images else "")
+        )
         lines += [f"  - licence: {escape_markdown(str(text))}" for text in _licences(one)]
         if one.card.get("citation"):
             lines.append(f"  - cite: {escape_markdown(str(one.card['citation']))}")

@@ -48,7 +48,7 @@ PAPER = (
 BUDGET = 4_300_000
 MOST_LABELS = 20
 HEADINGS = ("", "Words near it", "Tied to", "Gap G", "By chance", "Influence H", "p", "Corrected p",
-            "Regions", "Images")  # fmt: skip
+            "Regions", "Images", "--cluster")  # fmt: skip
 CLASS_HEADINGS = ("Class", "Accuracy with it", "Without it", "Difference", "Images")
 
 
@@ -177,6 +177,7 @@ def _list_lines(parts: DiscoveryParts) -> Iterator[tuple[tuple[str, str], ...]]:
             (corrected, ""),
             (str(one.size), ""),
             (str(one.images), ""),
+            (str(one.cluster), ""),
         )
 
 

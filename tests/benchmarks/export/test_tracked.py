@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fieldmark.benchmarks.export.tracked import export_to_tracker, gather_steps
 from fieldmark.benchmarks.tracking import TRACKERS, TrackedRun, Tracker, open_tracker
-from fieldmark.core.errors import InputError, MissingExtraError, UnknownNameError
+from fieldmark.core.errors import (
+    FieldmarkError,
+    InputError,
+    MissingExtraError,
+    RunExistsError,
+    UnknownNameError,
+)
+from fieldmark.core.records import ResultRow
 from tests.benchmarks.export.runs import make_rows, write_run
 
 WORST = "native/zero-shot/test/acc_wg"
@@ -41,6 +51,27 @@ def test_two_encoders_do_not_share_a_name(tmp_path):
     assert {f"packaged:x/{WORST}", f"packaged:y/{WORST}"} <= names
 
 
+def test_encoders_by_their_path_are_named_by_its_end_unless_two_share_it(tmp_path):
+    for number, (paths, told) in enumerate(
+        [
+            (("/runs/bap", "packaged:x"), {f"bap/{WORST}", f"packaged:x/{WORST}"}),
+            (("/a/bap", "/b/bap"), {f"/a/bap/{WORST}", f"/b/bap/{WORST}"}),
+        ]
+    ):
+        rows = [row for path in paths for row in make_rows(encoder=path)]
+        assert told <= set(gather_steps(write_run(tmp_path / str(number), rows))[0])
+
+
+def test_no_figure_of_a_finding_is_written_over_another(tmp_path):
+    """Rows of `discover` differ in their group alone."""
+    rows = [
+        ResultRow(suite="discover", dataset="d", method="ravl", metric="gap", group=group, value=v)
+        for group, v in ((0, 0.1), (2, 0.3))
+    ]
+    figures = gather_steps(write_run(tmp_path / "run", rows))[0]
+    assert (figures["ravl/group 0/gap"], figures["ravl/group 2/gap"]) == (0.1, 0.3)
+
+
 def test_a_damaged_loss_is_one_line(run):
     path = run / "page" / "loss.jsonl"
     path.write_text(path.read_text() + '{"step": "x"}\n')
@@ -63,6 +94,8 @@ def test_tensorboard_reads_scalars_and_pictures(run, tmp_path):
     (picture,) = read.Images("page/composites/1.png")
     assert (picture.width, picture.height) == (5, 4)
     assert picture.encoded_image_string == (run / "page/composites/1.png").read_bytes()
+    with pytest.raises(RunExistsError, match=r"my run: holds a run already; choose another --out"):
+        export_to_tracker(run, kind="tensorboard", out=tmp_path / "tb")
 
 
 def test_mlflow_reads_figures_settings_and_files(run, tmp_path, monkeypatch):
@@ -88,17 +121,68 @@ def test_mlflow_reads_figures_settings_and_files(run, tmp_path, monkeypatch):
     assert (kept / "run.json").read_text() == (run / "run.json").read_text()
 
 
+def test_mlflow_takes_figures_of_any_name(tmp_path):
+    """Encoders go by paths, and MLflow refuses a name that is no plain path below its folder."""
+    from mlflow.tracking import MlflowClient
+
+    paths = ["/a/bap", "/b/bap", "../bap", "./bap/", "b#%c", "x" * 300]
+    rows = [row for path in paths for row in make_rows(encoder=path) if row.metric == "acc_wg"]
+    run = write_run(tmp_path / "run", rows)
+    export_to_tracker(run, kind="mlflow", out=tmp_path / "ml")
+    client = MlflowClient(tracking_uri=(tmp_path / "ml").as_uri())
+    experiment = client.get_experiment_by_name("fieldmark")
+    (ours,) = client.search_runs([experiment.experiment_id])
+    assert sum(value == 0.5 for value in ours.data.metrics.values()) == len(paths)
+
+
+@pytest.mark.parametrize(
+    ("kind", "project", "message"),
+    [
+        ("mlflow", "", r"refuses the run \(Invalid experiment name"),
+        ("wandb", "a/b", r"refuses the run \(Invalid project name 'a/b'"),
+    ],
+)
+def test_a_project_that_a_tracker_refuses_is_one_line(run, tmp_path, kind, project, message):
+    with pytest.raises(FieldmarkError, match=message) as told:
+        export_to_tracker(run, kind=kind, out=tmp_path / "out", project=project)
+    assert "\n" not in str(told.value)
+
+
+def read_history(log: Path) -> list[dict[str, Any]]:
+    """Read the rows of a `.wandb` file, by its frames: checksum, length and kind before each."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, place, rows = log.read_bytes(), 7, []
+    assert len(content) < 32768, "the frames of one block"
+    while place < len(content):
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        assert kind == 1, "a whole record"
+        record = Record.FromString(content[place + 7 : place + 7 + length])
+        place += 7 + length
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            rows.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
+    return rows
+
+
 def test_wandb_writes_an_offline_run_and_asks_nothing_of_the_network(run, tmp_path, monkeypatch):
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "home"))
     export_to_tracker(run, kind="wandb", out=tmp_path / "wb")
     (folder,) = (tmp_path / "wb" / "wandb").glob("offline-run-*")
     (log,) = folder.glob("run-*.wandb")
-    content = log.read_bytes()
-    for key in (b"loss/bap", WORST.encode(), b"config.epochs", b"my run"):
-        assert key in content, key
+    for key in (b"config.epochs", b"my run"):
+        assert key in log.read_bytes(), key
+    told = {row["_step"]: row for row in read_history(log)}
+    for step, figures in gather_steps(run).items():
+        assert {key: told[step][key] for key in figures} == figures
     assert len(list(folder.glob("files/media/images/page/composites/*.png"))) == 2
+    for name in ("run.json", "results.jsonl"):
+        assert (folder / "files" / name).read_bytes() == (run / name).read_bytes()
+    assert not (tmp_path / "home").exists(), "all of it lies in the store"
+    assert not (folder / "files" / "requirements.txt").exists()
 
 
 def test_a_mode_of_wandb_that_is_none_is_one_line(run, tmp_path, monkeypatch):

@@ -8,10 +8,11 @@ from typing import Any
 import datasets
 import pytest
 
+from fieldmark import load_dataset
 from fieldmark.core.errors import FetchError, MissingExtraError, TableError, UsageError
 from fieldmark.data.external import hugging_face, open_external
 from fieldmark.data.external.hugging_face import from_hf_dataset
-from tests.data.external.pictures import draw, same
+from tests.data.external.pictures import draw, pack, same
 
 
 def make(count: int = 3, *, start: int = 0, **columns):
@@ -95,6 +96,20 @@ def test_splits_of_a_saved_folder(tmp_path):
     check(open_external(f"hf-dataset:{tmp_path / 'birds'}:test"), 2, start=5)
     with pytest.raises(TableError, match="has no split 'dev'; its splits are: train, test"):
         open_external(f"hf-dataset:{tmp_path / 'birds'}:dev")
+
+
+def test_one_data_set_may_have_the_name_of_a_split(tmp_path):
+    named = datasets.Dataset.from_dict(
+        {"image": [pack(draw(0))], "label": ["x"]}, split="validation"
+    )
+    named.save_to_disk(str(tmp_path / "named"))
+    table = open_external("hf-dataset:named:validation", root=tmp_path)
+    # The hub's word for what heads select on.
+    assert table.splits == ("val",)
+    assert len(load_dataset(f"hf-dataset:{tmp_path / 'named'}", split="val")) == 1
+    make().save_to_disk(tmp_path / "birds")
+    with pytest.raises(TableError, match="birds:train: has no split 'train'; leave it out"):
+        open_external("hf-dataset:birds:train", root=tmp_path)
 
 
 def test_parquet(tmp_path):
@@ -191,10 +206,16 @@ def test_a_row_may_name_no_file_outside(tmp_path):
     draw(1).save(inside / "a.png")
     (inside / "link.png").symlink_to(secret)
 
-    def name(path: Path):
+    def name(path: Path, *, as_words: bool = False):
         data = datasets.Dataset.from_dict({"image": [str(path)], "label": ["x"]})
-        return data.cast_column("image", datasets.Image())
+        return data if as_words else data.cast_column("image", datasets.Image())
 
+    for as_words in (True, False):
+        for path in (inside / "a.png", Path("a.png")):
+            read = from_hf_dataset(name(path, as_words=as_words), root=inside)
+            assert same(read.read(0), draw(1))
+        with pytest.raises(TableError, match=r"the image is the file .* outside"):
+            from_hf_dataset(name(Path("../secret.png"), as_words=as_words), root=inside)
     assert same(from_hf_dataset(name(inside / "a.png"), root=inside).read(0), draw(1))
     for path in (secret, inside / "link.png", inside / ".." / "secret.png"):
         with pytest.raises(TableError, match=r"row 0: the image is the file .* outside"):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision import datasets, transforms
 
 from fieldmark.core.errors import TableError, UsageError
@@ -52,8 +53,16 @@ def test_a_data_set_by_name_gives_all_its_splits(tmp_path):
         assert np.array_equal(read, images)
     one = open_external("torchvision:FashionMNIST:test", root=tmp_path)
     assert len(one) == 4
-    with pytest.raises(TableError, match="has no split 'dev'"):
+    with pytest.raises(TableError, match="no split 'dev'; choose one of train, test, or leave it"):
         open_external("torchvision:FashionMNIST:dev", root=tmp_path)
+
+
+def test_a_damaged_split_is_not_left_out_without_a_word(tmp_path):
+    write_fashion(tmp_path)
+    path = tmp_path / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(TableError, match="cannot be opened: train is damaged"):
+        open_external("torchvision:FashionMNIST", root=tmp_path)
 
 
 def test_a_label_beyond_the_classes_is_named(tmp_path):
@@ -100,9 +109,13 @@ def test_rows_that_are_no_image_with_a_class_are_named(tmp_path):
     [
         ("torchvision:NoSuchThing", "is no data set of torchvision"),
         ("torchvision:wrap_dataset_for_transforms_v2", "is no data set of torchvision"),
-        ("torchvision:VOCDetection:x", "is no pair|cannot be opened"),
+        ("torchvision:VOCDetection", "cannot be opened"),
         ("torchvision:Kinetics", "cannot be opened|needs more than a root"),
-        ("torchvision:FakeData", r"needs more than a root"),
+        ("torchvision:FakeData", "takes no root; open it yourself"),
+        ("torchvision:EMNIST", r"needs more than a root \(split\)"),
+        ("torchvision:ImageNet", "cannot be opened"),
+        ("torchvision:VisionDataset", r"cannot be read \(NotImplementedError\)"),
+        ("torchvision:OxfordIIITPet", r"cannot be opened \(Dataset not found"),
         ("torchvision:FashionMNIST", r"cannot be opened \(Dataset not found"),
     ],
 )
@@ -130,4 +143,47 @@ def test_pickled_data_sets_are_never_loaded(tmp_path):
     assert users <= PICKLED
     for name in sorted(users):
         with pytest.raises(UsageError, match="its files are pickles, which are never loaded"):
+            open_external(f"torchvision:{name}", root=tmp_path)
+
+
+class FakePets:
+    """A data set in the ways of torchvision's: one split of its own name, eager to download."""
+
+    classes = ("cat", "dog")
+
+    def __init__(self, root, split="trainval", download=True):
+        assert not download
+        if split not in ("trainval", "test"):
+            raise ValueError(f"Unknown value {split!r} for argument split")
+        self.root, self.rows = root, {"trainval": 3, "test": 2}[split]
+
+    def __len__(self):
+        return self.rows
+
+    def __getitem__(self, index):
+        return Image.open(Path(self.root) / "0.png"), index % 2
+
+
+def test_a_split_of_another_name_is_not_lost_and_nothing_is_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "OxfordIIITPet", FakePets)
+    draw(0).save(tmp_path / "0.png")
+    table = open_external("torchvision:OxfordIIITPet", root=tmp_path)
+    assert table.splits == ("train",) * 3 + ("test",) * 2
+    (tmp_path / "0.png").write_bytes(b"")
+    with pytest.raises(TableError, match=r"train, row 0: cannot be read .*; fetch its files again"):
+        open_external("torchvision:OxfordIIITPet", root=tmp_path)
+    with pytest.raises(TableError, match=r"cannot be opened \(Unknown value 'val'"):
+        open_external("torchvision:OxfordIIITPet:val", root=tmp_path)
+
+
+def test_no_data_set_of_torchvision_downloads_by_itself(tmp_path, monkeypatch):
+    """By default SBU and SEMEION would."""
+
+    def refuse(*_, **__):
+        raise AssertionError("downloads")
+
+    monkeypatch.setattr(datasets.sbu, "download_and_extract_archive", refuse)
+    monkeypatch.setattr(datasets.semeion, "download_url", refuse)
+    for name in ("SBU", "SEMEION"):
+        with pytest.raises(TableError, match=r"cannot be opened \(Dataset not found"):
             open_external(f"torchvision:{name}", root=tmp_path)

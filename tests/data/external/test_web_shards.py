@@ -92,6 +92,15 @@ def test_what_json_says_of_a_sample(tmp_path):
     assert same(table.read(1), draw(1))
 
 
+def test_every_word_for_validation_is_one_split(tmp_path):
+    for number, word in enumerate(("valid", "dev", "validation")):
+        members = [("a.png", pack(draw(number))), ("a.cls", b"x")]
+        write_tar(tmp_path / word / f"{number}.tar", members)
+    pattern = str(tmp_path / "{valid,dev,validation}/*.tar")
+    assert from_webdataset(pattern).splits == ("val",) * 3
+    assert {one.split for one in stream_webdataset(find_shards(pattern))} == {"val"}
+
+
 def test_a_stream_yields_the_same_images_one_at_a_time(tmp_path):
     shards = find_shards(write_shards(tmp_path))
     table = from_webdataset(shards)

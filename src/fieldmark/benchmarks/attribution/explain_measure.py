@@ -177,8 +177,8 @@ def load_result(path: Path, *, method: str) -> MethodResult:
             )
             for row in range(int(metadata["images"]))
         )
+        return MethodResult(images=images, **cost)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"cannot be read ({error})", where=path, mend="delete it; --resume makes it again"
         ) from error
-    return MethodResult(images=images, **cost)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -311,12 +312,18 @@ def read_measured(path: Path, *, rows: NDArray[np.int64]) -> Measured | None:
         with safe_open(path, framework="numpy") as file:
             costs = json.loads((file.metadata() or {})["costs"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        if not np.array_equal(tensors.get("rows", ()), rows):
+            return None
+        return _gather(tensors, costs, rows=rows)
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise InputError(
             f"cannot be read ({error})", where=path, mend="delete it; --resume measures it again"
         ) from error
-    if not np.array_equal(tensors.get("rows", ()), rows):
-        return None
+
+
+def _gather(
+    tensors: Mapping[str, NDArray[Any]], costs: Mapping[str, float], *, rows: NDArray[np.int64]
+) -> Measured:
     parts: dict[str, dict[str, NDArray[np.float64]]] = {"curves": {}, "localisation": {}}
     for name, values in tensors.items():
         folder, slash, key = name.partition("/")

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,9 +21,10 @@ from fieldmark.attribution.foreground import prepare_mask, share_foreground
 from fieldmark.attribution.perturbing import read_native, to_input
 from fieldmark.attribution.protocols import Protocol
 from fieldmark.benchmarks.attribution.faithfulness_request import Plan
-from fieldmark.core.errors import MaskError, TableError
+from fieldmark.core.errors import ImageError, MaskError, TableError
 from fieldmark.core.seeds import generator
 from fieldmark.data.columns import read_columns
+from fieldmark.data.images import read_grey
 from fieldmark.data.tables import ImageTable
 from fieldmark.models.encoder import Encoder
 from fieldmark.models.prompts import ensemble_prompts
@@ -277,10 +277,9 @@ def read_masks(
         if path is None:
             continue
         try:
-            with Image.open(path) as opened:
-                mask = opened.convert("L")
-        except OSError as error:
-            raise MaskError(f"cannot be read ({error})", where=path) from error
+            mask = read_grey(path)
+        except ImageError as error:
+            raise MaskError(error.problem, where=path, mend=error.mend) from error
         prepared = prepare_mask(mask, image=table.read(row), encoder=encoder)
         shares[place] = share_foreground(prepared[None], grid=grid)[0].clamp(0, 1).numpy()
     return shares

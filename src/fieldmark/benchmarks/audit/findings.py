@@ -2,8 +2,10 @@
 
 Each encoder has up to one finding for each measure of reliance on backgrounds: the BG-gap of swaps
 and the gap on usual backgrounds, by head, and RaVL's best cluster off the objects. A finding is
-`found` when its effect is beyond chance after Holm's correction over the findings of its encoder,
-`not_found` when its whole interval lies below the margin, and `undecided` otherwise.
+`not_found` when its whole interval lies below the margin, however sure it is, `found` when its
+effect is else beyond chance after Holm's correction over the findings of its encoder, and
+`undecided` otherwise. Of a head that names classes no better than chance nothing is `not_found`: it
+has no accuracy to lose.
 """
 
 from __future__ import annotations
@@ -45,7 +47,13 @@ def correct_holm(p_values: Sequence[float]) -> list[float]:
 
 
 def make_finding(
-    kind: str, *, encoder: int, head: str | None, figure: Mapping[str, Any], p_value: float
+    kind: str,
+    *,
+    encoder: int,
+    head: str | None,
+    figure: Mapping[str, Any],
+    p_value: float,
+    sees: bool = True,
 ) -> Finding:
     """Return a finding that is not judged yet.
 
@@ -55,6 +63,8 @@ def make_finding(
         head: whose predictions it is about, None where it is about one alone.
         figure: the effect with its interval and count.
         p_value: as measured, NaN where undefined.
+        sees: whether the head names classes better than chance; one that does not has nothing to
+            lose, so that nothing speaks for it.
     """
     return {
         "id": kind if head is None else f"{kind}:{head}",
@@ -64,6 +74,7 @@ def make_finding(
         "title": TITLES[kind],
         "figure": dict(figure),
         "p_value": p_value,
+        "sees": sees,
         "detail": DETAILS[kind],
     }
 
@@ -81,8 +92,10 @@ def judge_findings(findings: Sequence[Finding], *, level: float, margin: float) 
         own = [one for one in findings if one["encoder"] == encoder]
         adjusted = correct_holm([one["p_value"] for one in own])
         for one, p_value in zip(own, adjusted, strict=True):
-            state = judge(one["figure"], p_value=p_value, level=level, margin=margin)
-            if one["kind"] == "region" and state == NOT_FOUND:
+            # A cluster speaks for a reliance alone, and its gap, a sum over classes, has no margin.
+            least = -math.inf if one["kind"] == "region" else margin
+            state = judge(one["figure"], p_value=p_value, level=level, margin=least)
+            if state == NOT_FOUND and not one["sees"]:
                 state = UNDECIDED
             judged.append({**one, "adjusted_p_value": p_value, "state": state})
     return judged
@@ -101,9 +114,28 @@ def judge(figure: Mapping[str, Any], *, p_value: float, level: float, margin: fl
     value, high = figure["value"], figure["high"]
     if value is None or math.isnan(value):
         return UNDECIDED
-    if not math.isnan(p_value) and p_value <= level and value > 0:
-        return FOUND
-    return NOT_FOUND if high is not None and high < margin else UNDECIDED
+    if high is not None and high < margin:
+        return NOT_FOUND
+    return FOUND if p_value <= level and value > 0 else UNDECIDED
+
+
+def beats_chance(classes: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether the mean accuracy over classes lies above chance, all of its interval.
+
+    Args:
+        classes: figures, one for each class, those without images too.
+
+    Example:
+        >>> all_right, all_wrong = ({"value": v, "low": 0.9 * v, "count": 40} for v in (1.0, 0.0))
+        >>> beats_chance([all_right, all_wrong]), beats_chance([all_right, all_right])
+        (False, True)
+    """
+    known = [one for one in classes if one["count"]]
+    if not known:
+        return False
+    mean = sum(one["value"] for one in known) / len(known)
+    reach = math.hypot(*(one["value"] - one["low"] for one in known)) / len(known)
+    return bool(mean - reach > 1 / len(classes))
 
 
 def reach_verdict(findings: Sequence[Finding], *, encoder: int) -> str:

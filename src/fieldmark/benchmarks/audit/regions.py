@@ -39,7 +39,7 @@ class RegionSearch:
     Attributes:
         part: for the record.
         lead: the cluster that says most of the background: its gap and corrected p-value; None
-            where nothing was found that may lie there.
+            where none lies there by the masks, nor in part.
     """
 
     part: dict[str, Any]
@@ -90,7 +90,6 @@ def search_regions(
         for one in record.candidates
     ]
     _add_pictures(findings, folder, out=request.out)
-    suspects = [one for one in findings if one["place"] != "object"]
     return RegionSearch(
         part={
             "encoder": number,
@@ -100,7 +99,7 @@ def search_regions(
             "page": f"parts/{folder.name}/report.html",
             "findings": findings,
         },
-        lead=min(suspects, key=lambda one: one["adjusted_p_value"], default=None),
+        lead=choose_lead(findings),
     )
 
 
@@ -122,6 +121,21 @@ def measure_background(
             cut = masks[int(regions.images[region]) - start, y0:y1, x0:x1]
             shares[region] = 1 - float(cut.mean()) if cut.numel() else math.nan
     return shares
+
+
+def choose_lead(findings: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the cluster off the objects, or partly, of the smallest p-value; None without any.
+
+    Where nothing tells the place, as without masks, a cluster may as well be the object itself.
+
+    Example:
+        >>> found = [{"place": "unknown", "adjusted_p_value": 0.01},
+        ...     {"place": "mixed", "adjusted_p_value": 0.04}]
+        >>> choose_lead(found)["place"], choose_lead(found[:1])
+        ('mixed', None)
+    """
+    suspects = [one for one in findings if one["place"] in ("background", "mixed")]
+    return min(suspects, key=lambda one: float(one["adjusted_p_value"]), default=None)
 
 
 def name_place(share: float) -> str:
@@ -173,4 +187,4 @@ def _add_pictures(findings: Sequence[dict[str, Any]], folder: Path, *, out: Path
         for sight in strip.pictures if strip else ():
             file = sight.crop or sight.whole
             alt = f"a region of an image of {sight.label}, named {sight.predicted}"
-            one["pictures"].append({"src": file.relative_to(out).as_posix(), "alt": alt})
+            one["pictures"].append({"src": file.relative_to(out.resolve()).as_posix(), "alt": alt})

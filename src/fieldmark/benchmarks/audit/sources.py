@@ -18,6 +18,7 @@ from fieldmark.attribution.config import AttributionConfig
 from fieldmark.attribution.maps import clip_maps, enlarge_maps
 from fieldmark.benchmarks.attribution.diagnosis import run_diagnosis
 from fieldmark.benchmarks.attribution.diagnosis_masks import load_batch
+from fieldmark.benchmarks.audit.draws import name_objects
 from fieldmark.benchmarks.audit.material import Material, Report, make_diagnosis_request
 from fieldmark.benchmarks.audit.request import AuditRequest
 from fieldmark.core.atomic import replacing
@@ -161,7 +162,7 @@ def show_telling(
     """
     table = material.sample
     assert material.masks is not None
-    chosen = choose_telling(said, table.objects or table.ids, most=request.pictures)
+    chosen = choose_telling(said, name_objects(table), most=request.pictures)
     shown: list[dict[str, Any]] = []
     for place, (row, why) in enumerate(chosen):
         label = said[0][row]["label"]

@@ -7,14 +7,16 @@ Nothing is asked of the network; what cannot be found is "unknown", and the card
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from fieldmark.core.json_text import parse_json
 from fieldmark.core.records import RUN
+from fieldmark.models.hub import is_folder
 
 UNKNOWN = "unknown"
 CARD, CONFIG = "README.md", "open_clip_config.json"
@@ -55,7 +57,8 @@ def find_base_model(uri: str) -> BaseModel:
     name = _cut_size(uri.strip())
     while len(steps) < LONGEST:
         run = _read_run(Path(name))
-        model = run.get("arguments", {}).get("model")
+        arguments = run.get("arguments")
+        model = arguments.get("model") if isinstance(arguments, dict) else None
         if not isinstance(model, str) or not model:
             break
         steps.append(str(run.get("verb", "")))
@@ -71,12 +74,12 @@ def _cut_size(uri: str) -> str:
 
 def _read_run(folder: Path) -> dict[str, Any]:
     """Return the record of a run that trained an encoder, or nothing."""
-    return _read_json(folder / RUN) if (folder / "encoder").is_dir() else {}
+    return _read_json(folder / RUN) if is_folder(folder / "encoder") else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
@@ -86,8 +89,8 @@ def _look_up(uri: str) -> BaseModel:
     scheme, _, rest = uri.partition(":")
     if scheme == "packaged":
         return BaseModel(uri=uri, licence=_packaged_licence(rest))
-    folder = Path(rest if scheme in ("local-dir", "hf") else uri).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(rest if scheme in ("local-dir", "hf") else uri))  # noqa: PTH111
+    if is_folder(folder):
         return _look_into(folder)
     if scheme in ("hf", "hf-hub"):
         return BaseModel(uri=uri, repo=rest, licence=_cached_licence(rest))
@@ -100,9 +103,8 @@ def _look_into(folder: Path) -> BaseModel:
     licence, repo = UNKNOWN, ""
     if (folder / CARD).is_file():
         front = read_front_matter(folder / CARD)
-        licence = str(front.get("license") or UNKNOWN)
-        base = front.get("base_model")
-        repo = base if isinstance(base, str) else ""
+        licence = _read_one(front.get("license")) or UNKNOWN
+        repo = _read_one(front.get("base_model"))
     name = f"local-dir:{folder.resolve().name}"
     return BaseModel(uri=name, repo=repo, licence=licence)
 
@@ -134,7 +136,14 @@ def _cached_licence(repo: str) -> str:
         return UNKNOWN
     if not isinstance(card, str):
         return UNKNOWN
-    return str(read_front_matter(Path(card)).get("license") or UNKNOWN)
+    return _read_one(read_front_matter(Path(card)).get("license")) or UNKNOWN
+
+
+def _read_one(value: Any) -> str:
+    """Return a text, or the only text of a list, as cards have either; "" of several or none."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value if isinstance(value, str) else ""
 
 
 def read_front_matter(card: Path) -> dict[str, Any]:
@@ -149,6 +158,6 @@ def read_front_matter(card: Path) -> dict[str, Any]:
         if not text.startswith("---\n"):
             return {}
         front = yaml.safe_load(text[4:].partition("\n---")[0])
-    except (OSError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return front if isinstance(front, dict) else {}

@@ -1,9 +1,10 @@
 """Write a run's accuracies as CLIP_benchmark's result files, so that its tools read them.
 
 The keys are those of CLIP_benchmark 1.6 (`dataset`, `model`, `pretrained`, `task`, `metrics` with
-`acc1`, `acc5` and `mean_per_class_recall`, `language`), one file for each data set, model and head.
-`groups` is added, with what that format has no word for. A figure that the rows do not bear is
-null: they hold no scores, so `acc5` always is.
+`acc1`, `acc5` and `mean_per_class_recall`, which have `lp_` before them for a linear probe,
+`language`), one file for each data set, model and head. `groups` is added, with what that format
+has no word for. A figure that the rows do not bear is null: they hold no scores, so `acc5` always
+is.
 """
 
 from __future__ import annotations
@@ -94,15 +95,16 @@ def list_results(rows: Iterable[ResultRow]) -> Iterator[dict[str, Any]]:
 def _to_result(found: dict[str, ResultRow]) -> dict[str, Any]:
     row = found["acc_avg"]
     checkpoint = split_uri(row.encoder)
+    prefix = "lp_" if row.head == "linear-probe" else ""
     return {
         "dataset": row.dataset,
         "model": checkpoint.model,
         "pretrained": checkpoint.pretrained,
         "task": TASKS.get(row.head, row.head.replace("-", "_")),
         "metrics": {
-            "acc1": _or_null(row.value),
-            "acc5": None,
-            "mean_per_class_recall": _or_null(average_recall(list(found.values()))),
+            f"{prefix}acc1": _or_null(row.value),
+            f"{prefix}acc5": None,
+            f"{prefix}mean_per_class_recall": _or_null(average_recall(list(found.values()))),
         },
         "language": LANGUAGE,
         "split": row.split,

@@ -21,7 +21,7 @@ kind = fo.types.FiftyOneImageClassificationDataset
 dataset = fo.Dataset.from_dir(dataset_dir={out!r}, dataset_type=kind, data_path="data.json")
 for field in {fields!r}:
     dataset.merge_dir(dataset_dir={out!r}, dataset_type=kind, data_path="data.json",
-                      labels_path=f"{{field}}.json", label_field=field)"""
+                      labels_path=f"{{field}}.json", label_field=field, add_info=False)"""
 
 
 def export_fiftyone(run: Path, *, out: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -48,14 +49,16 @@ class Predicted:
 
     @property
     def key(self) -> str:
-        """A name that no other image of the run has, fit for a file: of its id, and a digest.
+        """A name that no other image of the run has, without a dot: of its id, and a digest.
 
         Example:
-            >>> Predicted(id="a/b.png", path=Path("b.png"), split="test", label="", attribute="",
+            >>> Predicted(id="a/b.1.png", path=Path("b.png"), split="test", label="", attribute="",
             ...           head="", seed=0, predicted="").key
-            'b-88f7ec79'
+            'b_1-5ab99046'
         """
-        return f"{Path(self.id).stem}-{hashlib.sha256(self.id.encode()).hexdigest()[:8]}"
+        # FiftyOne takes what follows the last dot of a key for the ending of a file.
+        stem = re.sub(r"\W", "_", Path(self.id).stem)
+        return f"{stem}-{hashlib.sha256(self.id.encode()).hexdigest()[:8]}"
 
     @property
     def group(self) -> str:
@@ -135,7 +138,7 @@ def _parse(text: str, *, path: Path) -> Iterator[Predicted]:
         place = f"{path}, line {reader.line_num}"
         if None in row or None in row.values():
             raise InputError("has not as many cells as the head", where=place, mend=MEND)
-        if not row["seed"].isdecimal():
+        if not re.fullmatch("[0-9]{1,18}", row["seed"]):
             raise InputError(f"{row['seed']!r} is no seed", where=place, mend=MEND)
         yield Predicted(
             id=row["id"],

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fieldmark.benchmarks.tracking import Metrics, TrackedRun, Tracker, open_tracker
 from fieldmark.core.errors import InputError
 from fieldmark.core.records import RESULTS, RUN, ResultRow, read_rows, read_run
+from fieldmark.report.card_evidence import shorten_path
 
 # Where verbs leave the losses of each optimiser step; the page's copy names the methods.
 LOSSES = ("page/loss.jsonl", "training/loss.jsonl", "training/*/loss.jsonl")
@@ -81,13 +83,20 @@ def gather_steps(run: Path) -> dict[int, dict[str, float]]:
     return dict(sorted(steps.items()))
 
 
-def _name_figures(rows: Iterable[ResultRow]) -> Iterator[tuple[int, str, float]]:
-    rows = list(rows)
+def _name_figures(rows: Sequence[ResultRow]) -> Iterator[tuple[int, str, float]]:
     telling = [key for key in NAMED_BY if len({getattr(row, key) for row in rows}) > 1]
     if len({str(row.correlation) for row in rows}) > 1:
         telling.append("correlation")
+    encoders = {row.encoder: shorten_path(row.encoder) for row in rows}
+    if len({*encoders.values()}) < len(encoders):
+        encoders = {name: name for name in encoders}
+    # An accuracy says its group in its own name; the gap of a finding does not.
+    held = Counter(metric for metric, _ in {(row.metric, row.group) for row in rows})
     for row in rows:
-        parts = (*(getattr(row, key) for key in telling), row.method, row.head, row.split)
+        told = {**{key: getattr(row, key) for key in telling}, "encoder": encoders[row.encoder]}
+        parts = [*(told[key] for key in telling), row.method, row.head, row.split]
+        if row.group is not None and held[row.metric] > 1:
+            parts.append(f"group {row.group}")
         name = "/".join(str(part) for part in (*parts, row.metric) if part not in ("", None))
         yield row.seed, name, row.value
         # Not under a slash: a store of files would need one name for a file and for a folder.
@@ -115,7 +124,14 @@ def _read_losses(path: Path, *, method: str) -> Iterator[tuple[int, str, float]]
             values = {key: row[key] for key in ("loss", "learning_rate") if key in row}
             for key, value in values.items():
                 yield step, f"{key}/{name}{seed}", math.nan if value is None else float(value)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             raise InputError(
                 f"is no row of losses ({error!r})",
                 where=f"{path}, line {number}",

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fieldmark.benchmarks.tracking.protocol import Metrics, Tracker
 from fieldmark.benchmarks.tracking.trackers import TrackedRun
+from fieldmark.core.errors import RunExistsError
 
 PICTURES = (".png", ".jpg", ".jpeg")
 
@@ -50,5 +51,12 @@ class TensorBoardTracker:
 
 
 def open_run(run: TrackedRun) -> Tracker:
-    """Open an event file in `run.folder / run.name`."""
+    """Open an event file in `run.folder / run.name`.
+
+    Raises:
+        RunExistsError: that folder has one, and TensorBoard would show both as one run.
+    """
+    folder = run.folder / run.name
+    if any(folder.glob("events.out.tfevents.*")):
+        raise RunExistsError("holds a run already", where=folder, mend="choose another --out")
     return TensorBoardTracker(run)

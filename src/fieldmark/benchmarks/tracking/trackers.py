@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fieldmark.benchmarks.tracking.protocol import Tracker
-from fieldmark.core.errors import MissingExtraError
+from fieldmark.core.errors import FieldmarkError, MissingExtraError
 from fieldmark.core.registry import look_up
 
 # Each is a module here with `open_run(run)`, and the library that it needs.
@@ -44,6 +44,7 @@ def open_tracker(kind: str, run: TrackedRun) -> Tracker:
     Raises:
         UnknownNameError: no such tracker.
         MissingExtraError: its library is not installed.
+        FieldmarkError: it refuses the run, such as the name of the project.
 
     Example:
         >>> open_tracker("paper", TrackedRun(folder=Path("x"), project="p", name="n"))
@@ -58,3 +59,18 @@ def open_tracker(kind: str, run: TrackedRun) -> Tracker:
     except ImportError as error:
         raise MissingExtraError(library, extra="track") from error
     return tracker
+
+
+def refuse(error: Exception, run: TrackedRun) -> FieldmarkError:
+    r"""Return what a tracker's library says as our own error of one line.
+
+    Example:
+        >>> run = TrackedRun(folder=Path("store"), project="a/b", name="n")
+        >>> str(refuse(ValueError("no '/' in a name\nlook elsewhere"), run))
+        "store: refuses the run (no '/' in a name); choose another --project or --out"
+    """
+    return FieldmarkError(
+        f"refuses the run ({(str(error).strip() or type(error).__name__).splitlines()[0][:160]})",
+        where=run.folder,
+        mend="choose another --project or --out",
+    )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Literal, get_args
 
 from fieldmark.benchmarks.tracking.protocol import Metrics, Tracker
-from fieldmark.benchmarks.tracking.trackers import TrackedRun
+from fieldmark.benchmarks.tracking.trackers import TrackedRun, refuse
 from fieldmark.core.registry import look_up
 
 Mode = Literal["online", "offline", "disabled", "shared"]
@@ -18,19 +19,19 @@ class WandbTracker:
     """Figures and files of one run; pictures go into its media panel."""
 
     def __init__(self, run: TrackedRun) -> None:
-        # It would report its own errors to its makers, offline or not.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         run.folder.mkdir(parents=True, exist_ok=True)
-        self._wandb, self._folder = wandb, run.folder
+        self._wandb = wandb
         self._run = wandb.init(
             mode=choose_mode(),
             dir=run.folder,
             project=run.project,
             name=run.name,
             config=dict(run.settings),
-            # Only what fieldmark hands over is kept: no console, no machine, no code, no git.
+            # A run of the caller's own goes on beside this one.
+            reinit="create_new",
+            # Only what fieldmark hands over is kept: no console, machine, packages, code or git.
             settings=wandb.Settings(
                 silent=True,
                 console="off",
@@ -39,6 +40,7 @@ class WandbTracker:
                 save_code=False,
                 x_disable_stats=True,
                 x_disable_meta=True,
+                x_save_requirements=False,
             ),
         )
 
@@ -51,13 +53,18 @@ class WandbTracker:
         if path.suffix.lower() in PICTURES:
             self._run.log({name: self._wandb.Image(str(path))})
         else:
-            artifact = self._wandb.Artifact(name.replace("/", "-"), type="fieldmark")
-            artifact.add_file(str(path), name=name)
-            self._run.log_artifact(artifact)
+            # As an artifact it would wait for `wandb sync` in the home folder, not in the store.
+            kept = Path(self._run.dir) / name
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, kept)
+            self._run.save(str(kept), base_path=self._run.dir, policy="end", glob=False)
 
     def finish(self) -> None:
         """Write everything out."""
         self._run.finish()
+        if self._wandb.run is None:
+            # Only the end of its service says that the last bytes are on the disk.
+            self._wandb.teardown()
 
 
 def choose_mode() -> Mode:
@@ -72,4 +79,11 @@ def choose_mode() -> Mode:
 
 def open_run(run: TrackedRun) -> Tracker:
     """Open a run below `run.folder`."""
-    return WandbTracker(run)
+    # It would report its own errors to its makers, offline or not.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    from wandb.errors import Error
+
+    try:
+        return WandbTracker(run)
+    except Error as error:
+        raise refuse(error, run) from error

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fieldmark.core.errors import TableError
 from fieldmark.data.images import list_images
+from fieldmark.data.layout import read_lines
 
 CONTEXTS = ("common", "counter")
 FOLDERS = ("LAION-final", "CounterAnimal/LAION-final", "counteranimal/LAION-final")
@@ -98,11 +99,11 @@ def read_names(base: Path) -> dict[int, str]:
         if not path.is_file():
             continue
         names = {}
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_lines(path, mend="write it again"), start=1):
             index, tab, words = line.partition("\t")
             if not line.strip():
                 continue
-            if not tab or not index.strip().isdecimal() or not words.strip():
+            if not tab or not re.fullmatch("[0-9]{1,9}", index.strip()) or not words.strip():
                 raise TableError(
                     f"{line!r} is not an index, a tab and names", where=f"{path}, row {number}"
                 )

@@ -21,7 +21,7 @@ from fieldmark.core.errors import TableError
 from fieldmark.data.columns import Columns, check_unique, read_columns
 from fieldmark.data.datasets.built import count_groups, describe_empty_groups, pair_up
 from fieldmark.data.datasets.info import DatasetInfo
-from fieldmark.data.layout import describe_missing, list_missing, require_files
+from fieldmark.data.layout import describe_missing, list_missing, read_lines, require_files
 from fieldmark.data.tables import ImageTable
 from fieldmark.data.tasks import Task
 
@@ -151,7 +151,7 @@ def _find_images(root: Path) -> Path:
 
 def _read_text(source: Path) -> Columns:
     """Read the authors' text files: attributes with a count and a header, or names and splits."""
-    lines = source.read_text(encoding="utf-8").splitlines()
+    lines = read_lines(source, mend="download the file again")
     first = 0
     header = ["partition"]
     if lines and lines[0].strip().isdecimal():

@@ -22,7 +22,13 @@ from fieldmark.core.errors import InputError, TableError, UsageError
 from fieldmark.data.columns import Columns, check_unique, encode_names, resolve_paths
 from fieldmark.data.datasets.info import DatasetInfo
 from fieldmark.data.foregrounds import Foregrounds, Outline
-from fieldmark.data.layout import describe_missing, find_folder, list_missing, require_files
+from fieldmark.data.layout import (
+    describe_missing,
+    find_folder,
+    list_missing,
+    read_lines,
+    require_files,
+)
 from fieldmark.data.masks import Degradation
 from fieldmark.data.tables import ImageTable
 
@@ -191,7 +197,7 @@ def read_birds(folder: Path) -> Birds:
             where=part,
             mend="fetch CUB-200-2011 again",
         )
-    return Birds(source, numbers, names, np.array([codes[n][1] == "1" for n in numbers]))
+    return Birds(source, numbers, names, np.array([codes[n][1] == "1" for n in numbers], np.bool_))
 
 
 def read_is_train(root: Path) -> NDArray[np.bool_]:
@@ -204,9 +210,7 @@ def read_is_train(root: Path) -> NDArray[np.bool_]:
 
 
 def _read_pairs(source: Path) -> Iterator[tuple[int, str, str]]:
-    if not source.is_file():
-        raise TableError("is missing", where=source, mend="unpack CUB_200_2011.tgz again")
-    for row, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
+    for row, line in enumerate(read_lines(source, mend="unpack CUB_200_2011.tgz again"), 1):
         key, _, value = line.strip().partition(" ")
         if value:
             yield row, key, value

@@ -16,7 +16,7 @@ from fieldmark.data.columns import Columns, check_unique, encode_names, relative
 from fieldmark.data.datasets.cub import resolve_all
 from fieldmark.data.datasets.info import DatasetInfo
 from fieldmark.data.images import list_images
-from fieldmark.data.layout import find_folder
+from fieldmark.data.layout import find_folder, read_lines
 
 SPLITS = ("all", "train", "val", "test")
 N_PARTITIONS, N_CATEGORIES, N_IMAGES = 10, 47, 5640
@@ -62,9 +62,7 @@ def open_dtd(root: Path, *, split: str = "all", partition: int = 1) -> Backgroun
 
 
 def _read_list(source: Path) -> list[str]:
-    if not source.is_file():
-        raise TableError("is missing", where=source, mend="unpack DTD again, or use split all")
-    lines = source.read_text(encoding="utf-8").splitlines()
+    lines = read_lines(source, mend="unpack DTD again, or use split all")
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -29,7 +29,7 @@ from fieldmark.data.datasets.built import building, write_rows
 from fieldmark.data.datasets.info import DatasetInfo
 from fieldmark.data.foregrounds import Foregrounds, Outline, read_foregrounds
 from fieldmark.data.images import list_images, read_image
-from fieldmark.data.layout import describe_missing, list_missing
+from fieldmark.data.layout import describe_missing, list_missing, read_lines
 from fieldmark.data.masks import Degradation, Mask
 
 VARIANTS = ("50", "300", "919")
@@ -176,9 +176,8 @@ def _list_classes(base: Path, root: Path, *, variant: str) -> list[str]:
     name = f"ImageNetS_categories_im{variant}.txt"
     for path in (base / name, base.parent / name, root / name):
         if path.is_file():
-            return _require_count(
-                path.read_text(encoding="utf-8").split(), variant=variant, where=path
-            )
+            lines = read_lines(path, mend="fetch it again")
+            return _require_count(" ".join(lines).split(), variant=variant, where=path)
     parts = ("train-semi", "validation", "train", "test")
     folders = {p.name for part in parts for p in (base / part).glob("n*") if p.is_dir()}
     return _require_count(sorted(folders), variant=variant, where=base)
@@ -199,7 +198,8 @@ def _list_pairs(
     base: Path, ids: Mapping[str, int], *, split: str, classes: Sequence[str]
 ) -> list[tuple[Path, Path]]:
     """List images and their masks, of the classes that are asked for or of all there are."""
-    present = [wnid for wnid in ids if (base / split / wnid).is_dir()]
+    folders = {path.name for path in (base / split).iterdir() if path.is_dir()}
+    present = [wnid for wnid in ids if wnid in folders]
     unknown = [wnid for wnid in classes if wnid not in present]
     if unknown:
         raise TableError(

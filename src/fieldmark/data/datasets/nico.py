@@ -27,7 +27,7 @@ from fieldmark.data.datasets.dtd import open_dtd
 from fieldmark.data.datasets.info import DatasetInfo
 from fieldmark.data.datasets.places365 import open_places365
 from fieldmark.data.images import list_images
-from fieldmark.data.layout import describe_missing, list_missing
+from fieldmark.data.layout import describe_missing, list_missing, read_lines
 from fieldmark.data.splits import split_correlated
 from fieldmark.data.tables import ImageTable
 from fieldmark.data.tasks import Task
@@ -339,7 +339,7 @@ def _read_lists(base: Path, context: str) -> Iterator[Path]:
     """Yield the files that the official lists name, whatever folder their paths start at."""
     for part in ("train", "test"):
         source = base.parent / "NICO_DG_official" / f"{context}_{part}.txt"
-        lines = source.read_text(encoding="utf-8").splitlines() if source.is_file() else []
+        lines = read_lines(source, mend="fetch the list again") if source.is_file() else []
         for row, line in enumerate(lines, 1):
             name = line.strip().rpartition(" ")[0]
             parts = name.replace("\\", "/").split("/")

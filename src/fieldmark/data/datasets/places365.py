@@ -10,6 +10,7 @@ metadata of Waterbirds calls it, or `val/Places365_val_00000001.jpg`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from fieldmark.data.backgrounds import Backgrounds
 from fieldmark.data.columns import Columns, check_unique, encode_names, resolve_paths
 from fieldmark.data.datasets.info import DatasetInfo
 from fieldmark.data.images import IMAGE_SUFFIXES
-from fieldmark.data.layout import SHOWN, require_files
+from fieldmark.data.layout import SHOWN, read_lines, require_files
 
 WATERBIRDS_LAND = ("bamboo_forest", "forest/broadleaf")
 WATERBIRDS_WATER = ("ocean", "lake/natural")
@@ -275,10 +276,9 @@ def _find_list(folder: Path, name: str) -> Path:
 
 
 def _read_pairs(source: Path) -> Iterable[tuple[int, str, int]]:
-    text = source.read_text(encoding="utf-8", errors="replace")
-    for row, line in enumerate(text.splitlines(), 1):
+    for row, line in enumerate(read_lines(source, mend="fetch the list again"), 1):
         name, _, number = line.rpartition(" ")
-        if name and number.isdecimal():
+        if name and re.fullmatch("[0-9]{1,9}", number):
             yield row, name, int(number)
         elif line.strip():
             raise TableError(

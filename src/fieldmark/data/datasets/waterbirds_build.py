@@ -344,7 +344,7 @@ def _read_plain(path: Path, *, least: tuple[int, int] | None = None) -> Image.Im
                 share = max(least[0] / image.width, least[1] / image.height)
                 image.draft("RGB", (round(image.width * share), round(image.height * share)))
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # Pillow raises what its formats happen to raise
         # What is wrong with the file is told there.
         return read_image(path)
 

@@ -69,9 +69,8 @@ def from_hf_dataset(dataset: Any, *, name: str = "", root: Path | None = None) -
     """
     _import_datasets()
     name = name or "hf-dataset"
-    held = isinstance(dataset, Mapping)
-    parts = dict(dataset) if held else {str(getattr(dataset, "split", None) or ""): dataset}
-    readers = [_Reader(part, split=key, name=name, root=root) for key, part in parts.items()]
+    parts = _name_parts(dataset).items()
+    readers = [_Reader(part, split=key, name=name, root=root) for key, part in parts]
     orders = {reader.classes for reader in readers}
     if len(orders) > 1:
         raise TableError("has other classes in each split", where=name, mend="give them the same")
@@ -106,17 +105,24 @@ def open_hf_dataset(source: str, *, root: Path | None = None) -> ImageTable:
             source, _, split = source.partition(":")
             found, inside = _open_hub(datasets, source), Path(datasets.config.HF_CACHE_HOME)
     if split:
-        if not isinstance(found, Mapping) or split not in found:
-            known = ", ".join(found) if isinstance(found, Mapping) else "none"
+        parts = _name_parts(found)
+        if split not in parts:
+            known = f"; its splits are: {', '.join(parts)}" if any(parts) else ""
             raise TableError(
-                f"has no split {split!r}; its splits are: {known}",
+                f"has no split {split!r}{known}",
                 where=source,
-                mend="choose one of them or leave it out",
+                mend="choose one of them or leave it out" if known else "leave it out",
             )
-        found = datasets.DatasetDict({split: found[split]})
+        found = {split: parts[split]}
     name = (path or Path(source)).name
     with _quiet(datasets):
         return from_hf_dataset(found, name=name, root=inside)
+
+
+def _name_parts(dataset: Any) -> dict[str, Any]:
+    """Return a data set by split; blank where it names none."""
+    held = isinstance(dataset, Mapping)
+    return dict(dataset) if held else {str(getattr(dataset, "split", None) or ""): dataset}
 
 
 class _Reader:
@@ -145,7 +151,7 @@ class _Reader:
                     mend=f"rename one with rename_column(..., {role!r})",
                 )
         self.names = {
-            role: tuple(getattr(features[column], "names", None) or ())
+            role: tuple(map(str, getattr(features[column], "names", None) or ()))
             for role, column in self.roles.items()
         }
         self.part = self._take_bytes(part, features)
@@ -218,8 +224,9 @@ class _Reader:
         if isinstance(value, Mapping):
             name = str(value.get("path") or "")
             value = value.get("bytes")
-            if value is None and name:
-                value = _read_inside(name, root=self.root, where=where)
+            value = name if value is None and name else value
+        if isinstance(value, str):
+            value = _read_inside(value, root=self.root, where=where)
         if not isinstance(value, bytes):
             raise TableError(
                 f"the {role} is missing or no image", where=where, mend="leave the row out"
@@ -230,7 +237,8 @@ class _Reader:
 def _read_inside(name: str, *, root: Path | None, where: str) -> bytes:
     """Read a file that a row names: a data set from elsewhere must not name any file it likes."""
     try:
-        path = Path(name).resolve(strict=True)
+        places = [Path(name)] if root is None else [root / name, Path(name)]
+        path = next((one for one in places if one.exists()), places[0]).resolve(strict=True)
         if root is None or not path.is_relative_to(root.resolve()):
             raise TableError(
                 f"the image is the file {name!r} outside {root or 'a given root'}",
@@ -264,7 +272,7 @@ def _find_path(source: str, *, root: Path | None) -> tuple[Path | None, str]:
 def _open_path(datasets: Any, path: Path) -> Any:
     if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         _check_names(path)
-        return _attempt(lambda: datasets.load_from_disk(str(path)), path)
+        return _attempt(lambda: _check_arrow(datasets.load_from_disk(str(path))), path)
     kept = str(cache_dir() / "huggingface")
     if path.is_file():
         if path.suffix.lower() != ".parquet":
@@ -282,6 +290,13 @@ def _open_path(datasets: Any, path: Path) -> Any:
     return _attempt(
         lambda: datasets.load_dataset("imagefolder", data_dir=str(path), cache_dir=kept), path
     )
+
+
+def _check_arrow(found: Any) -> Any:
+    """Refuse what is no sound Arrow: to read it would end the process."""
+    for part in found.values() if isinstance(found, Mapping) else [found]:
+        part.data.table.validate(full=True)
+    return found
 
 
 def _check_names(folder: Path) -> None:

@@ -120,7 +120,7 @@ def materialise(name: str, draw: Draw, *, classes: Sequence[str] = ()) -> ImageT
     return replace(
         table,
         name=name,
-        splits=_none_if_blank(table.splits),
+        splits=_none_if_blank(table.splits and tuple(map(name_split, table.splits))),
         objects=_none_if_blank(table.objects),
         scenes=_none_if_blank(table.scenes),
     )
@@ -128,6 +128,16 @@ def materialise(name: str, draw: Draw, *, classes: Sequence[str] = ()) -> ImageT
 
 def _none_if_blank(column: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return column if column and any(column) else None
+
+
+def name_split(name: str) -> str:
+    """Return fieldmark's name of a split, by which heads find what to select on.
+
+    Example:
+        >>> name_split("validation"), name_split("test_unseen")
+        ('val', 'test_unseen')
+    """
+    return "val" if name in ("valid", "validation", "dev") else name
 
 
 class _Digest:

@@ -7,6 +7,7 @@ written as PNG files into the cache, without loss.
 from __future__ import annotations
 
 import inspect
+import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,13 @@ from fieldmark.data.tables import ImageTable
 
 # torchvision reads these with Python's pickle, which can run any code.
 PICKLED = frozenset({"CIFAR10", "CIFAR100", "LSUN", "LSUNClass"})
-SPLITS = ("train", "val", "valid", "test")
+# What torchvision calls a split; of several names a data set knows one.
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "trainval", "train-standard"),
+    "val": ("val",),
+    "valid": ("valid",),
+    "test": ("test",),
+}
 
 
 class _Part(NamedTuple):
@@ -80,12 +87,7 @@ def open_torchvision(source: str, *, root: Path | None = None) -> ImageTable:
     name, _, split = source.partition(":")
     kind = _find_class(name, root=root)
     assert root is not None
-    parts = [part for part in _open_parts(kind, root, name=name) if split in ("", part.split)]
-    if not parts:
-        raise TableError(
-            f"has no split {split!r}", where=f"torchvision:{name}", mend="leave it out"
-        )
-    return _gather(name, parts)
+    return _gather(name, _open_parts(kind, root, name=name, wanted=split))
 
 
 def _find_class(name: str, *, root: Path | None) -> Callable[..., Any]:
@@ -103,43 +105,75 @@ def _find_class(name: str, *, root: Path | None) -> Callable[..., Any]:
     if root is None:
         raise UsageError("needs --root", where=where, mend="name the folder that has its files")
     kind: Callable[..., Any] = getattr(datasets, name)
+    parameters = inspect.signature(kind).parameters
     needed = [
         parameter.name
-        for parameter in inspect.signature(kind).parameters.values()
-        if parameter.default is parameter.empty and parameter.name != "root"
+        for parameter in parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and parameter.name != "root"
     ]
-    if needed or "root" not in inspect.signature(kind).parameters:
+    if needed or "root" not in parameters:
+        what = f"needs more than a root ({', '.join(needed)})" if needed else "takes no root"
         raise UsageError(
-            f"needs more than a root ({', '.join(needed)})",
-            where=where,
-            mend="open it yourself and give it to fieldmark.from_torchvision",
+            what, where=where, mend="open it yourself and give it to fieldmark.from_torchvision"
         )
     return kind
 
 
-def _open_parts(kind: Callable[..., Any], root: Path, *, name: str) -> list[_Part]:
-    """Open every split that is there; a data set without splits is one part."""
-    parameters = inspect.signature(kind).parameters
-    choices: list[tuple[str, dict[str, Any]]] = [("", {})]
-    if "train" in parameters:
-        choices = [("train", {"train": True}), ("test", {"train": False})]
-    elif "split" in parameters:
-        choices = [(split, {"split": split}) for split in SPLITS]
+def _open_parts(kind: Callable[..., Any], root: Path, *, name: str, wanted: str) -> list[_Part]:
+    """Open every split that is there, or the one that is wanted."""
+    choices = _list_choices(kind)
+    if wanted and wanted not in choices:
+        known = f"choose one of {', '.join(choices)}, or leave it out"
+        raise TableError(
+            f"has no split {wanted!r}",
+            where=f"torchvision:{name}",
+            mend="leave it out" if "" in choices else known,
+        )
     parts, reasons = [], []
-    for split, words in choices:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                parts.append(_Part(split, kind(root=str(root), **words)))
-        except Exception as error:  # each data set has errors of its own for what is not there
-            reasons.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
+    for split in [wanted] if wanted else choices:
+        for words in choices[split]:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    parts.append(_Part(split, kind(root=str(root), **words)))
+            except Exception as error:  # each data set has errors of its own for what is not there
+                reasons.append(_name_reason(error))
+                if isinstance(error, ValueError):  # it does not know the split by this name
+                    continue
+                if not isinstance(error, FileNotFoundError) and "not found" not in str(error):
+                    raise TableError(
+                        f"cannot be opened: {split or 'the data set'} is damaged ({reasons[-1]})",
+                        where=f"torchvision:{name} in {root}",
+                        mend="fetch its files again",
+                    ) from error
+            break
     if not parts:
         raise TableError(
-            f"cannot be opened ({reasons[0].rstrip('.')})",
+            f"cannot be opened ({reasons[-1]})",
             where=f"torchvision:{name} in {root}",
             mend="fetch it there yourself; fieldmark downloads no published data",
         )
     return parts
+
+
+def _list_choices(kind: Callable[..., Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return what to open each split with, by its name; blank where there are none."""
+    parameters = inspect.signature(kind).parameters
+    # By default some of them go out to the network.
+    still = {"download": False} if "download" in parameters else {}
+    if "train" in parameters:
+        return {name: [{**still, "train": name == "train"}] for name in ("train", "test")}
+    if "split" in parameters:
+        return {
+            split: [{**still, "split": name} for name in names] for split, names in SPLITS.items()
+        }
+    return {"": [still]}
+
+
+def _name_reason(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
 
 
 def _gather(name: str, parts: Sequence[_Part]) -> ImageTable:
@@ -172,10 +206,11 @@ def _draw(part: _Part, *, name: str, classes: tuple[str, ...], prefixed: bool) -
     where = f"{name}, {part.split}" if part.split else name
     front = f"{part.split}/" if prefixed else ""
     files = _list_files(part.dataset)
-    for index in range(len(part.dataset)):
+    for index in range(_read_foreign(len, part.dataset, where=where)):
         row = f"{where}, row {index}"
         if files is None:
-            image, target = _take_pair(part.dataset[index], where=row)
+            given = _read_foreign(operator.getitem, part.dataset, index, where=row)
+            image, target = _take_pair(given, where=row)
             encoded = encode_image(_to_image(image, where=row))
             data, suffix = encoded.data, encoded.suffix
         else:
@@ -189,6 +224,15 @@ def _draw(part: _Part, *, name: str, classes: tuple[str, ...], prefixed: bool) -
             label=_name_label(target, classes=classes, where=row),
             split=part.split,
         )
+
+
+def _read_foreign(read: Callable[..., Any], *given: Any, where: str) -> Any:
+    try:
+        return read(*given)
+    except Exception as error:  # another library's code, over files that may be damaged
+        raise TableError(
+            f"cannot be read ({_name_reason(error)})", where=where, mend="fetch its files again"
+        ) from error
 
 
 def _list_files(dataset: Any) -> list[tuple[Path, Any]] | None:

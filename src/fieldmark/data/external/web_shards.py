@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fieldmark.core.errors import TableError, UsageError
-from fieldmark.data.external.samples import Sample, materialise
+from fieldmark.data.external.samples import Sample, materialise, name_split
 from fieldmark.data.external.tar_members import read_members, split_key
 from fieldmark.data.tables import SPLIT_FOLDERS, ImageTable
 
@@ -118,7 +118,7 @@ def stream_webdataset(
         _, data = _take_image(packed)
         facts = _read_json(packed)
         label = _find_label(packed, facts, names=names)
-        split = _read_fact(packed, facts, "split") or _split_of(packed.shard)
+        split = name_split(_read_fact(packed, facts, "split") or _split_of(packed.shard))
         yield StreamedImage(packed.id, packed.where, data, label, split, packed.shard)
 
 

@@ -7,7 +7,6 @@ batches.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch.nn import functional
 
 from fieldmark.core.atomic import hash_json, write_json
 from fieldmark.core.errors import FieldmarkError, InputError, NotApplicableError, RunExistsError
+from fieldmark.core.json_text import parse_json
 from fieldmark.core.registry import look_up
 from fieldmark.data.pixels import PixelSource
 from fieldmark.methods.checkpoints import LossRow
@@ -302,10 +302,10 @@ def _claim_folder(folder: Path, key: dict[str, object], config: MitigationConfig
         write_json(path, record)
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        claimed = hash_json(parse_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
         raise InputError("this is no JSON", where=path, mend="delete the folder") from error
-    if hash_json(found) != hash_json(record):
+    if claimed != hash_json(record):
         raise RunExistsError(
             "the folder holds a mitigation with another method, seed, encoder, data or settings",
             where=folder,

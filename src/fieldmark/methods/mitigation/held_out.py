@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from fieldmark.core.errors import FieldmarkError
-from fieldmark.core.sealed import SEAL, check, read_sealed_json, sealing, write_sealed_json
+from fieldmark.core.sealed import SEAL, sealing, write_sealed_json
+from fieldmark.methods.checkpoints import load_best, read_scores
 
 SCORES, BEST = "validation.json", "best.safetensors"
 
@@ -73,12 +74,9 @@ class EpochKeeper:
 
     def read_scores(self) -> list[float]:
         """Return the loss of each epoch so far."""
-        path = self.folder / SCORES
-        return list(read_sealed_json(path)["scores"]) if path.is_file() else []
+        return read_scores(self.folder / SCORES)
 
     def restore(self) -> int:
         """Put the best epoch's weights back into the tower and return its number, from 0."""
-        path = self.folder / BEST
-        check(path, mend="delete its folder, and --resume trains again from the start")
-        self.tower.load_state_dict(load_file(path))
+        load_best(self.folder / BEST, self.tower)
         return int(np.argmin(self.read_scores()))
