@@ -174,6 +174,7 @@ def _save_arrow() -> Mapping[str, bytes]:
     )
     columns = {"image": pictures, "label": [0, 1], "place": ["land", "water"]}
     held = datasets.Dataset.from_dict(columns, features=features)
+    shown = datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as place:
         held.save_to_disk(f"{place}/saved")

@@ -143,21 +143,22 @@ def test_background_gaps_have_draws_of_their_own_for_each_figure():
     own = {
         "same": (one.same, True),
         "other": (one.other, True),
-        "gap": (one.gaps, False),
         "flips": (one.flips, True),
     }
-    for name, figure in zip(
-        own, (found.same, found.other, found.gap, found.flip_rate), strict=True
-    ):
+    for name, figure in zip(own, (found.same, found.other, found.flip_rate), strict=True):
         values, share = own[name]
         assert figure == estimate_mean(
             values, one.labels, share=share, seed=4, name=name, resamples=50
         )
+    gaps = {"gap": (found.gap, one.gaps)}
     for kind, figure in found.by_class.items():
-        values = np.where(one.labels == kind, one.gaps, math.nan)
-        assert figure == estimate_mean(
-            values, one.labels, share=False, seed=4, name=f"gap {kind}", resamples=50
-        )
+        gaps[f"gap {kind}"] = figure, np.where(one.labels == kind, one.gaps, math.nan)
+    for name, (figure, values) in gaps.items():
+        drawn = estimate_mean(values, one.labels, share=False, seed=4, name=name, resamples=50)
+        assert (figure.value, figure.bias, figure.count) == (drawn.value, drawn.bias, drawn.count)
+        # What few objects cannot tell only widens it.
+        assert figure.interval.low <= drawn.interval.low <= drawn.interval.high
+        assert drawn.interval.high <= figure.interval.high
     assert found.p_value == flip_signs(one.gaps, seed=4)
     change = compare_background_gaps(one, two, seed=4, resamples=50)
     assert change.gap == estimate_mean(
@@ -191,46 +192,63 @@ def test_figures_that_do_not_vary_reach_as_far_as_objects_tell_by_their_kind():
     shares = [found.same, found.other, found.flip_rate]
     assert [one.interval for one in shares] == [wilson_interval(2, 4)] * 3
     reach = wilson_interval(0, 4).high
-    assert found.gap.interval == found.by_class[0].interval == (-reach, reach)
+    assert found.gap.interval == found.by_class[0].interval
+    assert found.gap.interval == pytest.approx((-reach, reach))
     change = compare_background_gaps(half, half, resamples=20)
     assert change.gap.interval == change.flip_rate.interval == (-reach, reach)
 
 
-def test_chance_of_an_aligned_gap_is_that_of_objects_drawn_one_by_one():
+def test_chance_of_an_aligned_gap_is_that_of_objects_dealt_one_by_one():
     random = np.random.default_rng(6)
-    aligned = np.tile([1, 0, 1], 8)
-    correct = random.random(24) < 0.5 + 0.3 * aligned
     labels, objects = np.repeat([0, 1], 12), np.repeat(np.arange(8), 3)
+    # Objects of one class are on both sides, those of the other on one.
+    aligned = np.concatenate([np.tile([1, 0, 1], 4), np.repeat([1, 0, 1, 0], 3)])
+    correct = random.random(24) < 0.4 + 0.3 * aligned
     found = measure_aligned_gap(correct, labels, aligned, objects=objects, seed=2, resamples=80)
 
-    def measure(rows):
-        sides = []
-        for side in (1, 0):
-            means = [
-                np.mean([correct[i] for i in rows if labels[i] == kind and aligned[i] == side])
-                for kind in (0, 1)
+    def measure(rows, sides):
+        gaps = []
+        for kind in (0, 1):
+            of = [
+                [correct[i] for i in rows if labels[i] == kind and sides[i] == side]
+                for side in (1, 0)
             ]
-            sides.append(np.mean(means))
-        return sides[0] - sides[1]
+            if all(of):
+                gaps.append(np.mean(of[0]) - np.mean(of[1]))
+        return np.mean(gaps) if gaps else math.nan
 
     draws = generator(2, "aligned gap")
     times = np.hstack([draws.multinomial(4, [0.25] * 4, size=80) for _ in (0, 1)])
-    gaps = np.array([measure(np.repeat(np.arange(24), np.repeat(row, 3))) for row in times])
-    gap = measure(range(24))
+    drawn = [measure(np.repeat(np.arange(24), np.repeat(row, 3)), aligned) for row in times]
+    gap = measure(range(24), aligned)
     assert found.gap == pytest.approx(gap)
+    assert found.interval == pytest.approx(tuple(correct_bias(drawn, gap)))
+    # Within each object of the first class two of three answers fall to the usual side.
+    dealer = generator(2, "aligned gap", "sides")
+    answers = correct.reshape(8, 3)
+    right = answers[:4].sum(axis=1)
+    hits = dealer.hypergeometric(right, 3 - right, 2, size=(80, 4)).sum(axis=1)
+    first = hits / 8 - (right.sum() - hits) / 4
+    dealt = dealer.permuted(np.tile([True, False, True, False], (80, 1)), axis=1)
+    second = [answers[4:][row].mean() - answers[4:][~row].mean() for row in dealt]
+    mixed = (first + second) / 2
     assert 1 / 81 < found.p_value < 1
-    assert found.interval == pytest.approx(correct_bias(gaps, gap))
-    assert found.p_value == pytest.approx((1 + (gaps - gap >= gap).sum()) / 81)
+    assert found.p_value == pytest.approx((1 + (mixed >= gap - 1e-9).sum()) / 81)
     default, seeded = (
         measure_aligned_gap(correct, labels, aligned, **k) for k in ({}, {"seed": 0})
     )
     assert default == seeded
 
 
-def test_no_gap_and_a_gap_the_other_way_are_certain_to_be_chance():
-    for correct in ([1, 0, 1, 0], [0, 1, 1, 1]):
-        found = measure_aligned_gap(correct, [0] * 4, [1, 1, 0, 0])
-        assert found.gap <= 0
-        assert found.p_value == 1.0
+@pytest.mark.parametrize("correct", [[1, 0, 1, 0], [0, 1, 1, 1], [1, 1, 0, 0], [1, 1, 0, 1]])
+def test_the_chance_of_an_aligned_gap_is_near_that_of_every_way_to_deal(correct):
+    ways = list(itertools.combinations(range(4), 2))
+    gaps = [np.mean(np.take(correct, way)) * 2 - np.mean(correct) * 2 for way in ways]
+    found = measure_aligned_gap(correct, [0] * 4, [1, 1, 0, 0])
+    assert found.gap == pytest.approx(gaps[0])
+    assert found.p_value == pytest.approx(np.mean(np.array(gaps) >= gaps[0] - 1e-9), abs=0.025)
+
+
+def test_without_two_sides_there_is_no_aligned_gap():
     nothing = measure_aligned_gap([1, 0], [0, 0], [1, 1])
     assert all(map(math.isnan, (nothing.aligned, nothing.conflicting, nothing.p_value)))
