@@ -180,6 +180,8 @@ def _save_arrow() -> Mapping[str, bytes]:
         held.save_to_disk(f"{place}/saved")
         held.to_parquet(f"{place}/plain.parquet")
         paths = sorted(path for path in Path(place).rglob("*") if path.is_file())
+        if shown:
+            datasets.enable_progress_bars()
         return {path.relative_to(place).as_posix(): path.read_bytes() for path in paths}
 
 

@@ -218,8 +218,8 @@ def test_chance_of_an_aligned_gap_is_that_of_objects_dealt_one_by_one():
         return np.mean(gaps) if gaps else math.nan
 
     draws = generator(2, "aligned gap")
-    times = np.hstack([draws.multinomial(4, [0.25] * 4, size=80) for _ in (0, 1)])
-    drawn = [measure(np.repeat(np.arange(24), np.repeat(row, 3)), aligned) for row in times]
+    chosen = np.hstack([draws.integers(4, size=(80, 3)) + shift for shift in (0, 4)])
+    drawn = [measure((row[:, None] * 3 + range(3)).ravel(), aligned) for row in chosen]
     gap = measure(range(24), aligned)
     assert found.gap == pytest.approx(gap)
     assert found.interval == pytest.approx(tuple(correct_bias(drawn, gap)))

@@ -137,6 +137,7 @@ def make_values(*, encoders: int, images: int) -> dict[str, Any]:
         "left_out": [{"part": "covar", "reason": "only 1 of 12 pools has scenes enough",
                       "mend": "give --backgrounds FOLDER with 20 photographs"}],
         "accuracy": [make_accuracy(e, head) for head in heads for e in each],
+        "accuracy_changes": [make_accuracy_change(head) for head in heads] if encoders > 1 else [],
         "discovery": [make_discovery(e) for e in each],
         "sources": [make_sources(e) for e in each],
         "swaps": make_swaps(encoders, heads),
@@ -181,6 +182,14 @@ def make_accuracy(encoder: int, head: str) -> dict[str, Any]:
         "worst_group_name": "y:bird_background:water", "groups": groups,
         "classes": [{"name": "bird", "figure": fig(0.67 + lift, 0.08, count=120)},
                     {"name": "mammal", "figure": fig(0.715 + lift, 0.08, count=120)}],
+    }  # fmt: skip
+
+
+def make_accuracy_change(head: str) -> dict[str, Any]:
+    return {
+        "head": head, "average": fig(0.1, 0.04, count=240), "p_value": 0.0004,
+        "classes": [{"name": name, "figure": fig(0.1, 0.06, count=120), "adjusted_p_value": 0.002}
+                    for name in ("bird", "mammal")],
     }  # fmt: skip
 
 

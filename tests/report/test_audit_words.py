@@ -44,7 +44,7 @@ def judge(*states, verdict):
 @pytest.mark.parametrize("encoders", [1, 2])
 def test_every_sentence_carries_a_number_an_interval_and_a_count(tmp_path, encoders):
     sentences = write_summary(make_parts(tmp_path, encoders=encoders))
-    assert len(sentences) == {1: 9, 2: 19}[encoders]
+    assert len(sentences) == {1: 9, 2: 21}[encoders]
     for sentence in sentences:
         assert NUMBER.search(sentence), sentence
         assert COUNT.search(sentence), sentence
@@ -172,6 +172,40 @@ def test_two_encoders_are_told_apart(tmp_path):
     assert (
         "Findings from before to after: 1 vanished, 0 stayed, 0 new, 2 cannot be told (240" in text
     )
+
+
+def test_an_encoder_that_names_fewer_images_right_is_said_to(tmp_path):
+    def worsen(values):
+        values["accuracy_changes"][0] |= {"average": fig(-0.19, 0.05, count=240)}
+        values["accuracy_changes"][0]["classes"][1] |= {"figure": fig(-0.4, 0.1, count=120)}
+
+    def worsen_one_class(values):
+        values["accuracy_changes"][1]["classes"][0] |= {"figure": fig(-0.4, 0.1, count=120)}
+
+    def doubt(values):
+        worsen(values)
+        values["accuracy_changes"][0] |= {"p_value": 0.06}
+        values["accuracy_changes"][0]["classes"][1] |= {"adjusted_p_value": 0.06}
+
+    better = make_parts(tmp_path / "a", encoders=2)
+    assert "fewer" not in write_title(better) + write_verdict(better, 1)
+    assert (
+        "From before to after, zero-shot: accuracy rises by 10.0 points [6.0, 14.0] (240 images)."
+        in write_summary(better)
+    )
+    worse = make_parts(tmp_path / "b", encoders=2, change=worsen)
+    assert write_title(worse).endswith("with these 240 images, and names fewer images right")
+    told = " It names fewer images right than before: zero-shot 19.0 points [14.0, 24.0]."
+    assert write_verdict(worse, 1).endswith(told)
+    assert told not in write_verdict(worse, 0)
+    assert (
+        "From before to after, zero-shot: accuracy falls by 19.0 points [14.0, 24.0] (240 images),"
+        " that of mammal by 40.0 points [30.0, 50.0] (120 images)." in write_summary(worse)
+    )
+    one = make_parts(tmp_path / "c", encoders=2, change=worsen_one_class)
+    assert write_verdict(one, 1).endswith("linear probe on bird 40.0 points [30.0, 50.0].")
+    unsure = make_parts(tmp_path / "d", encoders=2, change=doubt)
+    assert "fewer" not in write_title(unsure) + write_verdict(unsure, 1)
 
 
 def test_without_any_check_nothing_is_claimed(tmp_path):

@@ -107,6 +107,21 @@ class AuditAccuracy(_Part):
     classes: tuple[NamedFigure, ...] = ()
 
 
+class ClassChange(NamedFigure):
+    """How accuracy of one class changes, with a p-value corrected for all classes."""
+
+    adjusted_p_value: Number = math.nan
+
+
+class AccuracyChange(_Part):
+    """Accuracy of the second encoder less that of the first by one head, on the same images."""
+
+    head: Text
+    average: Figure
+    p_value: Number = math.nan
+    classes: tuple[ClassChange, ...] = ()
+
+
 class Region(_Part):
     """A cluster of regions with which accuracy changes."""
 
@@ -368,6 +383,7 @@ class AuditParts(_Part):
     heads: tuple[Text, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     accuracy: tuple[AuditAccuracy, ...] = ()
+    accuracy_changes: tuple[AccuracyChange, ...] = ()
     discovery: tuple[AuditDiscovery, ...] = ()
     sources: tuple[AuditSources, ...] = ()
     swaps: Swaps | None = None

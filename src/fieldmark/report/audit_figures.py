@@ -11,9 +11,13 @@ from fieldmark.report.names import DASH
 # Composites of one object are not independent, so what is counted there is objects.
 UNITS = {"background_gap": "objects", "group_gap": "images", "region": "images"}
 
+# Half of the last digit that is written.
+SMALLEST = 0.0005
 PARTS = {
     "groups": "accuracy by group",
-    "probe": "linear probe",
+    "probe": "probe",
+    "some masks": "some masks",
+    "training scenes": "scenes of training images",
     "discovery": "regions (RaVL)",
     "sources": "sources of errors",
     "swaps": "background swaps",
@@ -32,6 +36,11 @@ CHANGES = {
     "rotation": "rotated",
     "scale": "shrunk",
 }
+
+
+def negate(figure: Figure) -> Figure:
+    """Return a difference the other way round."""
+    return Figure(value=-figure.value, low=-figure.high, high=-figure.low, count=figure.count)
 
 
 def write_percent(value: float) -> str:

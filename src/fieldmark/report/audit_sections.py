@@ -20,6 +20,7 @@ from fieldmark.report.audit_blocks import (
     cell_share,
 )
 from fieldmark.report.audit_cases import list_case_sections
+from fieldmark.report.audit_changes import tabulate_changes
 from fieldmark.report.audit_contract import (
     AuditAccuracy,
     AuditParts,
@@ -134,7 +135,7 @@ def _show_accuracy(parts: AuditParts) -> Iterator[Section]:
                 "interval of the worst group, above, is of whichever group is the worst when "
                 "images are drawn anew, so it is not that of one line here.",
             ),
-            blocks=tables,
+            blocks=(*tables, *tabulate_changes(parts)),
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from fieldmark.report.audit_changes import tell_changes, warn_of_losses
 from fieldmark.report.audit_contract import (
     AuditAccuracy,
     AuditParts,
@@ -20,11 +21,13 @@ from fieldmark.report.audit_contract import (
 )
 from fieldmark.report.audit_figures import (
     PARTS,
+    SMALLEST,
     capitalise,
     name_change,
     name_group,
     name_head,
     name_unit,
+    negate,
     write_count,
     write_difference,
     write_percent,
@@ -49,8 +52,6 @@ HEADS = {
 }
 # What was lost is in points for these kinds, so that their sizes can be compared.
 LOSSES = ("background_gap", "group_gap")
-# Half of the last digit that is written.
-SMALLEST = 0.0005
 BACKGROUND_SOURCES = ("background", "BG-Er")
 
 
@@ -78,7 +79,8 @@ def write_title(parts: AuditParts) -> str:
             "undecided": _write_doubt(parts, encoder),
         }
         phrases.append(write_prefix(parts, encoder) + said[find_state(parts, encoder)])
-    return ". ".join(phrases)
+    worse = ", and names fewer images right" if warn_of_losses(parts) else ""
+    return ". ".join(phrases) + worse
 
 
 def write_lead(parts: AuditParts) -> str:
@@ -127,16 +129,18 @@ def write_verdict(parts: AuditParts, encoder: int) -> str:
     start = write_prefix(parts, encoder)
     state = find_state(parts, encoder)
     counts = _write_counts(parts, findings)
+    worse = warn_of_losses(parts) if encoder == 1 else ""
     if state == "relies":
         return (
             f"{start}The model {_name_reliance(parts, encoder)}: {counts}."
-            f"{_tell_largest(findings)}{_tell_clean_heads(findings)}"
+            f"{_tell_largest(findings)}{_tell_clean_heads(findings)}{worse}"
         )
     if state == "no_sign":
-        return f"{start}No sign of a reliance: {counts}. What was not tested may still be there."
+        told = f"{start}No sign of a reliance: {counts}. What was not tested may still be there."
+        return f"{told}{worse}"
     return (
         f"{start}Whether the model leans on what it should not {_write_doubt(parts, encoder)}: "
-        f"{counts}. This is neither a clean bill nor a finding."
+        f"{counts}. This is neither a clean bill nor a finding.{worse}"
     )
 
 
@@ -229,7 +233,7 @@ def _list_sentences(parts: AuditParts) -> Iterator[str]:
         if drops.head == head:
             yield from _tell_drops(parts, drops)
     if len(parts.encoders) > 1:
-        yield from _tell_differences(parts)
+        yield from tell_changes(parts)
     yield from _tell_left_out(parts)
 
 
@@ -277,12 +281,8 @@ def _tell_flips(parts: AuditParts, result: SwapResult) -> str:
 
 def _tell_loss(figure: Figure, *, ways: tuple[str, str]) -> str:
     # What rounds to 0 keeps its sign, or its interval would be turned against the table's.
-    way, size = (ways[0], figure) if figure.value > -SMALLEST else (ways[1], _negate(figure))
+    way, size = (ways[0], figure) if figure.value > -SMALLEST else (ways[1], negate(figure))
     return f"{write_points(size.value)} {way} {write_range(size)}".strip()
-
-
-def _negate(figure: Figure) -> Figure:
-    return Figure(value=-figure.value, low=-figure.high, high=-figure.low, count=figure.count)
 
 
 def tell_finding(parts: AuditParts, finding: Finding) -> str:
@@ -356,26 +356,6 @@ def _tell_drops(parts: AuditParts, drops: Drops) -> Iterator[str]:
         f"originals to {write_share(worst.accuracy)} "
         f"({write_count(worst.drop.count, 'composites')})."
     )
-
-
-def _tell_differences(parts: AuditParts) -> Iterator[str]:
-    first, second = (one.label for one in parts.encoders[:2])
-    for one in parts.swaps.differences if parts.swaps else ():
-        if one.gap.is_defined:
-            falls = one.gap.value < SMALLEST
-            fell, size = ("falls", _negate(one.gap)) if falls else ("rises", one.gap)
-            yield (
-                f"From {first} to {second}, {name_head(one.head)}: the cost of a background of "
-                f"another class {fell} by {write_points(size.value)} {write_range(size)} "
-                f"({write_count(one.gap.count, 'objects')})."
-            )
-    if parts.changes is not None:
-        counts = {kind: len(ids) for kind, ids in parts.changes}
-        yield (
-            f"Findings from {first} to {second}: {counts['vanished']} vanished, "
-            f"{counts['stayed']} stayed, {counts['new']} new, {counts['undecided']} cannot be told "
-            f"({write_count(parts.images, 'images')})."
-        )
 
 
 def _tell_left_out(parts: AuditParts) -> Iterator[str]:

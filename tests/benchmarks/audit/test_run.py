@@ -97,6 +97,16 @@ def test_a_leaning_encoder_is_found_out_beside_one_that_does_not_lean(data):
     assert "background_gap:zero-shot" in record["changes"]["vanished"]
     assert record["heads"] == ["zero-shot", "convex-probe"]
     assert len(record["swaps"]["differences"]) == 2
+    for change in record["accuracy_changes"]:
+        before, after = (one for one in record["accuracy"] if one["head"] == change["head"])
+        moved = after["average"]["value"] - before["average"]["value"]
+        assert change["average"]["value"] == pytest.approx(moved)
+        assert change["average"]["low"] <= moved <= change["average"]["high"]
+        moves = [
+            b["figure"]["value"] - a["figure"]["value"]
+            for a, b in zip(before["classes"], after["classes"], strict=True)
+        ]
+        assert [one["figure"]["value"] for one in change["classes"]] == pytest.approx(moves)
     assert {one["part"] for one in record["left_out"]} <= {"discovery", "covar"}
     assert read_audit(out).verdict[0].state == "relies"
     written = [(row.encoder, row.metric, row.head) for row in read_rows(out)]

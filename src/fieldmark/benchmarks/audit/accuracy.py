@@ -37,6 +37,7 @@ class Accuracy:
         parts: for the record, one for each head.
         rows: for `results.jsonl`.
         heads: what turns embeddings into classes, by name.
+        said: what they say of the judged images.
         gaps: by head, accuracy on the usual background of a class less that on others; none where
             backgrounds are not named or none is usual.
         left_out: heads that could not be had.
@@ -45,6 +46,7 @@ class Accuracy:
     parts: tuple[dict[str, Any], ...]
     rows: tuple[ResultRow, ...]
     heads: Mapping[str, Predict]
+    said: Mapping[str, Predictions]
     gaps: Mapping[str, AlignedGap]
     left_out: tuple[LeftOut, ...]
 
@@ -69,7 +71,7 @@ def measure_accuracy(
     tables = {ZERO_SHOT: (material.judged, material.split or ALL)}
     if material.probed is not None:
         tables[PROBE] = (material.probed, material.probe_split)
-    parts, rows, heads, gaps, left = [], list[ResultRow](), {}, {}, []
+    parts, rows, heads, answers, gaps, left = [], list[ResultRow](), {}, {}, {}, []
     for head, (table, split) in tables.items():
         try:
             found = _evaluate(plan, encoder, table, head=head, split=split, progress=progress)
@@ -78,7 +80,7 @@ def measure_accuracy(
                 raise
             left.append(leave_out("probe", error))
             continue
-        said = found.predictions[0]
+        said = answers[head] = found.predictions[0]
         parts.append(_describe(said, found, number=number))
         # BSI belongs to no head: it is told once.
         rows += [row for row in found.rows if row.head or head == ZERO_SHOT]
@@ -87,7 +89,12 @@ def measure_accuracy(
         if not math.isnan(gap.gap):
             gaps[head] = gap
     return Accuracy(
-        parts=tuple(parts), rows=tuple(rows), heads=heads, gaps=gaps, left_out=tuple(left)
+        parts=tuple(parts),
+        rows=tuple(rows),
+        heads=heads,
+        said=answers,
+        gaps=gaps,
+        left_out=tuple(left),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fieldmark.benchmarks.audit.accuracy import Accuracy
+from fieldmark.benchmarks.audit.accuracy_change import compare_accuracy
 from fieldmark.benchmarks.audit.advice import advise, write_command
 from fieldmark.benchmarks.audit.draws import name_objects
 from fieldmark.benchmarks.audit.findings import (
@@ -119,6 +120,7 @@ def describe_audit(
         "heads": list(found.accuracy[0].heads),
         "left_out": [dataclasses.asdict(one) for one in found.left_out],
         "accuracy": [part for one in found.accuracy for part in one.parts],
+        "accuracy_changes": compare_accuracy(*found.accuracy) if len(encoders) > 1 else [],
         "discovery": regions,
         "sources": found.sources,
         "swaps": found.swaps,
