@@ -161,7 +161,8 @@ def _show_sources(parts: AuditParts) -> Section:
         brief="Errors",
         sentences=(
             "Of each image that is named wrong: was it the object that drove the answer, or the "
-            "background? Answers are by the names of the classes (zero-shot).",
+            "background? Answers are by the names of the classes (zero-shot), with weights in full "
+            "precision, so an image on the edge may count here and not above.",
             *(
                 RULES[rule]
                 for rule in dict.fromkeys(s.rule for s in parts.sources)
