@@ -145,7 +145,7 @@ def make_values(*, encoders: int, images: int) -> dict[str, Any]:
         "findings": [one for e in each for one in make_findings(e)],
         "margin": 0.05, "level": 0.05,
         "verdict": [{"encoder": e, "state": ["relies", "undecided"][e]} for e in each],
-        "changes": {"vanished": ["background_gap:zero-shot"], "stayed": [], "new": [],
+        "changes": {"vanished": ["background_gap:zero-shot"], "shrank": [], "stayed": [], "new": [],
                     "undecided": ["group_gap:zero-shot", "region:7"]} if encoders > 1 else None,
         "next": [
             {"title": "take the background out of the embedding",

@@ -170,7 +170,8 @@ def test_two_encoders_are_told_apart(tmp_path):
     )
     assert "by 29.0 points [19.0, 39.0] (60 objects)" in text
     assert (
-        "Findings from before to after: 1 vanished, 0 stayed, 0 new, 2 cannot be told (240" in text
+        "Findings from before to after: 1 vanished, 0 shrank (what is left cannot be told), "
+        "0 stayed, 0 new, 2 cannot be told (240" in text
     )
 
 

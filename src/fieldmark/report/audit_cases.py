@@ -66,6 +66,7 @@ CORE = ("background", "foreground")
 FEW, MOST = 4, 12
 FATES = {
     "vanished": "Vanished",
+    "shrank": "Smaller, beyond chance; what is left cannot be told",
     "stayed": "Stayed",
     "new": "New",
     "undecided": "Cannot be told",

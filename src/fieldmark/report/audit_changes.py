@@ -37,7 +37,8 @@ def tell_changes(parts: AuditParts) -> Iterator[str]:
         counts = {kind: len(ids) for kind, ids in parts.changes}
         yield (
             f"Findings {start[0].lower()}{start[1:]}: {counts['vanished']} vanished, "
-            f"{counts['stayed']} stayed, {counts['new']} new, {counts['undecided']} cannot be told "
+            f"{counts['shrank']} shrank (what is left cannot be told), {counts['stayed']} stayed, "
+            f"{counts['new']} new, {counts['undecided']} cannot be told "
             f"({write_count(parts.images, 'images')})."
         )
 

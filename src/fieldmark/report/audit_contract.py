@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from fieldmark.report.audit_texts import clean, clean_command
 
 State = Literal["found", "not_found", "undecided"]
-
-
-def _fill(value: Any) -> Any:
-    return math.nan if value is None else value
 
 
 def _refuse_infinity(value: float) -> float:
@@ -30,7 +26,11 @@ def _refuse_infinity(value: float) -> float:
 Text = Annotated[str, AfterValidator(clean)]
 MaybeText = Annotated[str, BeforeValidator(lambda text: text or ""), AfterValidator(clean)]
 Command = Annotated[str, AfterValidator(clean_command)]
-Number = Annotated[float, BeforeValidator(_fill), AfterValidator(_refuse_infinity)]
+Number = Annotated[
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    AfterValidator(_refuse_infinity),
+]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -335,6 +335,7 @@ class Changes(_Part):
     """Ids of findings by what became of them from the first encoder to the second."""
 
     vanished: tuple[Text, ...] = ()
+    shrank: tuple[Text, ...] = ()
     stayed: tuple[Text, ...] = ()
     new: tuple[Text, ...] = ()
     undecided: tuple[Text, ...] = ()
@@ -363,8 +364,7 @@ class AuditParts(_Part):
         images: how many accuracy was measured on, of `images_all`.
         sample: how many of them were looked at more closely.
         telling: the most telling images, first the one that tells the most.
-        margin: an effect below it is called small; a share.
-        level: of the tests.
+        margin: an effect below this share is called small. `level` is that of the tests.
     """
 
     folder: Path

@@ -125,13 +125,16 @@ def test_a_verdict_is_reached_only_where_all_are_told():
 
 def test_what_became_of_each_finding():
     before = {"a": "found", "b": "found", "c": "found", "d": "not_found", "e": "found"}
-    after = {"a": "not_found", "b": "found", "c": "undecided", "d": "found"}
+    before["f"] = "found"
+    after = {"a": "not_found", "b": "found", "c": "undecided", "d": "found", "f": "undecided"}
     found = compare_findings(
         [{"id": name, "encoder": 0, "state": state} for name, state in before.items()]
-        + [{"id": name, "encoder": 1, "state": state} for name, state in after.items()]
+        + [{"id": name, "encoder": 1, "state": state} for name, state in after.items()],
+        smaller=["a", "b", "f"],
     )
     assert found == {
         "vanished": ["a"],
+        "shrank": ["f"],
         "stayed": ["b"],
         "new": ["d"],
         "undecided": ["c", "e"],

@@ -11,7 +11,7 @@ has no accuracy to lose.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 FOUND, NOT_FOUND, UNDECIDED = "found", "not_found", "undecided"
@@ -157,12 +157,19 @@ def reach_verdict(findings: Sequence[Finding], *, encoder: int) -> str:
     return NO_SIGN if states and set(states) == {NOT_FOUND} else UNDECIDED
 
 
-def compare_findings(findings: Sequence[Finding]) -> dict[str, list[str]]:
+def compare_findings(
+    findings: Sequence[Finding], *, smaller: Collection[str] = ()
+) -> dict[str, list[str]]:
     """Say which findings of the first encoder vanish with the second, stay, or cannot be told.
 
+    Args:
+        findings: of both encoders.
+        smaller: ids of those whose effect is smaller with the second encoder beyond chance.
+
     Returns:
-        Ids: `vanished` (found, then not), `stayed` (found in both), `new` (found in the second
-        alone), `undecided` (found in the first, and the second cannot be told).
+        Ids: `vanished` (found, then not), `shrank` (found, then smaller beyond chance, and what is
+        left cannot be told), `stayed` (found in both), `new` (found in the second alone),
+        `undecided` (found in the first, and the second cannot be told).
 
     Example:
         >>> before = {"id": "region", "encoder": 0, "state": "found"}
@@ -176,11 +183,13 @@ def compare_findings(findings: Sequence[Finding]) -> dict[str, list[str]]:
     first, second = states
     found = [name for name, state in first.items() if state == FOUND]
     new = [name for name, state in second.items() if state == FOUND and name not in found]
+    unknown = [name for name in found if second.get(name, UNDECIDED) == UNDECIDED]
     return {
         "vanished": [name for name in found if second.get(name) == NOT_FOUND],
+        "shrank": [name for name in unknown if name in smaller],
         "stayed": [name for name in found if second.get(name) == FOUND],
         "new": new,
-        "undecided": [name for name in found if second.get(name, UNDECIDED) == UNDECIDED],
+        "undecided": [name for name in unknown if name not in smaller],
     }
 
 

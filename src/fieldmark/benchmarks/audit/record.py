@@ -83,6 +83,14 @@ def list_findings(found: Results) -> Iterator[Finding]:
             )
 
 
+def _list_smaller(swaps: Mapping[str, Any] | None) -> list[str]:
+    """Return the findings whose effect a second encoder makes smaller, paired by object."""
+    differences = (swaps or {}).get("differences", ())
+    return [
+        f"background_gap:{one['head']}" for one in differences if _undo_null(one["gap"]["high"]) < 0
+    ]
+
+
 def _undo_null(value: float | None) -> float:
     return math.nan if value is None else value
 
@@ -132,7 +140,9 @@ def describe_audit(
             {"encoder": number, "state": reach_verdict(findings, encoder=number)}
             for number in numbers
         ],
-        "changes": compare_findings(findings) if len(encoders) > 1 else None,
+        "changes": compare_findings(findings, smaller=_list_smaller(found.swaps))
+        if len(encoders) > 1
+        else None,
         "next": advise(request, material, findings=findings),
         "not_tested": _list_untested(request, material),
         "parts": _list_parts(regions, found.sources),
