@@ -61,16 +61,15 @@ def warn_of_losses(parts: AuditParts) -> str:
 def tabulate_changes(parts: AuditParts) -> Iterator[AuditTable]:
     """Yield a table of accuracy by head and class where there are two encoders."""
     for number, one in enumerate(parts.accuracy_changes):
-        lines = [_make_line("all classes", one.average, one.p_value, label="")]
+        lines = [_make_line("All images", one.average, one.p_value, label="")]
         lines += [
             _make_line(kind.name, kind.figure, kind.adjusted_p_value, label=kind.name)
             for kind in one.classes
         ]
         yield AuditTable(
             name=f"accuracy-changes-{number}",
-            caption=f"How accuracy changes from the first encoder to the second, "
-            f"{name_head(one.head)}, image by image",
-            headings=("Class", "Accuracy moves by, points", "p", "Images"),
+            caption=f"How accuracy changes, {name_head(one.head)}, on the same images",
+            headings=("Class", "Accuracy moves by, points", "By chance"),
             lines=tuple(lines),
         )
 
@@ -81,7 +80,6 @@ def _make_line(name: str, figure: Figure, p_value: float, *, label: str) -> Line
             Cell(text=name),
             cell_points(figure),
             Cell(text=write_p_value(p_value) or DASH, order=p_value),
-            Cell(text=str(figure.count), order=figure.count),
         ),
         label=label,
     )
