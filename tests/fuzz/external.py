@@ -74,7 +74,8 @@ def damage_shard(rng: random.Random, seed: bytes, others: Sequence[bytes]) -> by
     if kind < 0.4 or not seed.endswith(b"\0" * 512):
         return damage_bytes(rng, packer(seed), others)
     with tarfile.open(fileobj=io.BytesIO(seed)) as archive:
-        members = [(info, archive.extractfile(info).read()) for info in archive]  # type: ignore[union-attr]
+        files = [(info, archive.extractfile(info)) for info in archive]
+        members = [(info, file.read()) for info, file in files if file is not None]
     place = rng.randrange(len(members))
     info, content = members[place]
     if kind < 0.7:

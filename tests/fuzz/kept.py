@@ -16,7 +16,6 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -155,7 +154,7 @@ def _read_held_out(path: Path) -> None:
 
 
 def _read_task_set(path: Path) -> None:
-    prusc.choose_task_set(SimpleNamespace(folder=path.parent, config=prusc.PruscConfig()))  # type: ignore[arg-type]
+    prusc._read_task_set(path)
 
 
 def _claim(path: Path) -> None:

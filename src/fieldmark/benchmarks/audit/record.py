@@ -83,6 +83,16 @@ def list_findings(found: Results) -> Iterator[Finding]:
             )
 
 
+def _describe_changes(found: Results, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return what changes from a first encoder to a second."""
+    if len(found.accuracy) == 1:
+        return {"accuracy_changes": [], "changes": None}
+    return {
+        "accuracy_changes": compare_accuracy(*found.accuracy),
+        "changes": compare_findings(findings, smaller=_list_smaller(found.swaps)),
+    }
+
+
 def _list_smaller(swaps: Mapping[str, Any] | None) -> list[str]:
     """Return the findings whose effect a second encoder makes smaller, paired by object."""
     differences = (swaps or {}).get("differences", ())
@@ -128,7 +138,6 @@ def describe_audit(
         "heads": list(found.accuracy[0].heads),
         "left_out": [dataclasses.asdict(one) for one in found.left_out],
         "accuracy": [part for one in found.accuracy for part in one.parts],
-        "accuracy_changes": compare_accuracy(*found.accuracy) if len(encoders) > 1 else [],
         "discovery": regions,
         "sources": found.sources,
         "swaps": found.swaps,
@@ -140,9 +149,7 @@ def describe_audit(
             {"encoder": number, "state": reach_verdict(findings, encoder=number)}
             for number in numbers
         ],
-        "changes": compare_findings(findings, smaller=_list_smaller(found.swaps))
-        if len(encoders) > 1
-        else None,
+        **_describe_changes(found, findings),
         "next": advise(request, material, findings=findings),
         "not_tested": _list_untested(request, material),
         "parts": _list_parts(regions, found.sources),

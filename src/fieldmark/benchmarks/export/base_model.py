@@ -89,6 +89,7 @@ def _look_up(uri: str) -> BaseModel:
     scheme, _, rest = uri.partition(":")
     if scheme == "packaged":
         return BaseModel(uri=uri, licence=_packaged_licence(rest))
+    # pathlib raises where ~NAME is the home of nobody.
     folder = Path(os.path.expanduser(rest if scheme in ("local-dir", "hf") else uri))  # noqa: PTH111
     if is_folder(folder):
         return _look_into(folder)
